@@ -1,0 +1,52 @@
+"""The contract: `Method`, its stages, knobs, papers and the registry."""
+
+from wbench.knobs import Knob, Knobs, knob
+from wbench.method.base import Merged, Method, Paper, Stage, check_composition
+from wbench.method.context import Context
+from wbench.method.registry import get, registry
+from wbench.method.select import matches, replace_module, select, sharers, tied_layers
+from wbench.method.stages import (
+    AdaptedLayer,
+    Adapter,
+    EstimatorMethod,
+    Layer,
+    LayerwiseMethod,
+    Objective,
+    OptimizerMethod,
+    Parametrization,
+    Pipeline,
+    Population,
+    QuantizedLayers,
+    Transform,
+)
+
+__all__ = [
+    "AdaptedLayer",
+    "Adapter",
+    "Context",
+    "EstimatorMethod",
+    "Knob",
+    "Knobs",
+    "Layer",
+    "LayerwiseMethod",
+    "Merged",
+    "Method",
+    "Objective",
+    "OptimizerMethod",
+    "Paper",
+    "Parametrization",
+    "Pipeline",
+    "Population",
+    "QuantizedLayers",
+    "Stage",
+    "Transform",
+    "check_composition",
+    "get",
+    "knob",
+    "matches",
+    "registry",
+    "replace_module",
+    "select",
+    "sharers",
+    "tied_layers",
+]

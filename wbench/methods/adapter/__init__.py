@@ -1,0 +1,1 @@
+"""Methods that add trainable parameters beside frozen ones."""

@@ -1,0 +1,1 @@
+"""Methods that rewrite gradient, state or step."""

@@ -1,0 +1,1 @@
+"""Methods that rewrite a weight on every forward."""

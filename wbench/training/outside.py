@@ -1,0 +1,82 @@
+"""Runs without a training loop: a population is combined, an estimator is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wbench.errors import CompositionError, DataError
+from wbench.method import Context, Method
+from wbench.runs import RunWriter
+from wbench.splits import Batch, Split, TensorSplit
+from wbench.task import Task
+
+
+def run_outside(
+    task: Task, methods: Sequence[Method], ctx: Context, members: Mapping[str, nn.Module], writer: RunWriter
+) -> nn.Module | None:
+    """Combine members or fit an estimator, evaluate, and record.
+
+    Args:
+        task: The task; its metrics judge the result.
+        methods: Exactly one, of the population or the estimator stage.
+        ctx: The run.
+        members: Models by role, for a population method.
+        writer: Where the run is recorded.
+
+    Returns:
+        The first combined model, or `None` for an estimator.
+
+    Raises:
+        CompositionError: If other methods stand beside it, or a population has no members.
+    """
+    if len(methods) > 1:
+        names = ", ".join(method.id for method in methods)
+        raise CompositionError(f"{names}: a population or estimator method stands alone in a run")
+    method = methods[0]
+    if method.overrides("combine"):
+        return _combine(task, method, ctx, members, writer)
+    _estimate(task, method, ctx, writer)
+    return None
+
+
+def _combine(task: Task, method: Method, ctx: Context, members: Mapping[str, nn.Module], writer: RunWriter) -> nn.Module:
+    if not members:
+        raise CompositionError(f"{method.id} combines models; pass members={{role: run or model, ...}}")
+    merged = method.combine(members, ctx.references.get("base"), ctx)
+    writer.log([{"step": 0, "phase": "end", "split": "store", "name": "bytes", "value": float(merged.nbytes)}])
+    for index, role in enumerate(members):
+        model = merged.model_for(index).eval()
+        split = ctx.splits[role] if role in ctx.splits else ctx.splits["test"]
+        with torch.no_grad():
+            metrics = task.metrics(model, split, lambda batch, model=model: model(batch[0]))  # type: ignore[misc]
+        writer.log([{"step": 0, "phase": role, "split": "test", "name": key, "value": v} for key, v in metrics.items()])
+    first = merged.model_for(0)
+    writer.tensors("weights", {name: value.detach().cpu() for name, value in first.state_dict().items()})
+    return first
+
+
+def _estimate(task: Task, method: Method, ctx: Context, writer: RunWriter) -> None:
+    estimator = method.estimator()
+    x, y = _arrays(ctx.splits["train"])
+    estimator.fit(x, y)  # type: ignore[attr-defined]
+
+    def infer(batch: Batch) -> Tensor:
+        inputs = batch[0].flatten(1).numpy()
+        if hasattr(estimator, "predict_proba") and task.kind == "classification":
+            return torch.as_tensor(estimator.predict_proba(inputs)).clamp_min(1e-12).log().float()
+        return torch.as_tensor(estimator.predict(inputs)).float()  # type: ignore[attr-defined]
+
+    for split in ("train", "valid", "test"):
+        if split in ctx.splits:
+            metrics = task.metrics(nn.Identity(), ctx.splits[split], infer)
+            writer.log([{"step": 0, "phase": "end", "split": split, "name": k, "value": v} for k, v in metrics.items()])
+
+
+def _arrays(split: Split) -> tuple[Any, Any]:
+    if not isinstance(split, TensorSplit):
+        raise DataError("an estimator needs data held in memory (TensorSplit)")
+    return split.tensors[0].flatten(1).numpy(), split.tensors[1].numpy()

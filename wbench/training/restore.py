@@ -1,0 +1,134 @@
+"""From a run back to a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from wbench.errors import FitError, RunError
+from wbench.method import Method, get
+from wbench.runs import Run
+from wbench.task import Task, find_task
+
+Start = Run | nn.Module | Mapping[str, Tensor] | str | Path
+
+
+def methods_of(run: Run) -> list[Method]:
+    """Return the methods of a run with their settings.
+
+    Args:
+        run: A recorded run.
+
+    Raises:
+        UnknownNameError: If one is not installed.
+    """
+    return [rebuild(get(entry["id"]), entry["fields"]) for entry in run.spec["methods"]]
+
+
+def task_of(run: Run) -> Task:
+    """Return the task of a run.
+
+    Args:
+        run: A recorded run.
+
+    Raises:
+        RunError: If it was a user's own data, which is not stored.
+    """
+    entry = run.spec["task"]
+    if entry["id"] == "user":
+        raise RunError(f"run {run.id} was trained on a user's own data; pass task= or model= to restore it")
+    return rebuild(type(find_task(entry["id"])), {key: value for key, value in entry.items() if key != "id"})
+
+
+def rebuild(cls: type[Any], fields: Mapping[str, Any]) -> Any:
+    """Build a record from stored JSON values, in which tuples have become lists.
+
+    Args:
+        cls: A method, task or recipe class.
+        fields: As stored.
+
+    Returns:
+        The object.
+    """
+    return cls.model_validate_json(json.dumps(dict(fields)))
+
+
+def restore(run: Run, *, task: Task | None = None) -> nn.Module:
+    """Return the trained model of a run, in evaluation mode, on the CPU.
+
+    Args:
+        run: A recorded run with weights.
+        task: Its task, where it was a user's own data.
+
+    Returns:
+        The model, as `finish` left it.
+
+    Raises:
+        RunError: If the run kept no weights.
+    """
+    task = task or task_of(run)
+    model = task.model(int(run.spec["seed"]))
+    state = run.tensors("weights")
+    methods = methods_of(run)
+    builders = [method for method in methods if method.overrides("build")]
+    if builders:
+        model = builders[0].build(task)
+    rebuilt = [method for method in methods if method.result == "rebuilt"]
+    if rebuilt:
+        for method in rebuilt[:-1]:
+            model = method.prepare(model)
+        return rebuilt[-1].restore(model, state).eval()
+    load(model, state, f"run {run.id}")
+    return model.eval()
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load weights strictly, or say which names and shapes differ.
+
+    Args:
+        model: The model.
+        state: Weights by name.
+        what: Where they come from, for the message.
+
+    Raises:
+        FitError: If a name is missing, surplus, or of another shape.
+    """
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    surplus = [name for name in state if name not in own]
+    shapes = [f"{n}: {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in own if n in state and state[n].shape != own[n].shape]
+    if missing or surplus or shapes:
+        parts = [f"{title} {', '.join(names[:5])}" for title, names in (("missing", missing), ("surplus", surplus), ("shapes", shapes)) if names]
+        raise FitError(f"the weights of {what} do not fit the model {type(model).__name__}: {'; '.join(parts)}")
+    model.load_state_dict(dict(state))
+
+
+def start_weights(start: Start) -> tuple[str, Mapping[str, Tensor]]:
+    """Return what a run starts from: a name for the record, and weights.
+
+    Args:
+        start: A run, a module, a mapping of weights, or the path of a checkpoint.
+
+    Returns:
+        Identity (run id or checksum) and weights by name.
+
+    Raises:
+        RunError: If a run did not finish.
+    """
+    from wbench.splits import tensors_checksum
+
+    if isinstance(start, Run):
+        if start.status != "finished":
+            raise RunError(f"run {start.id} {start.status} ({start.reason}); it cannot be started from")
+        return start.id, start.tensors("weights")
+    if isinstance(start, str | Path):
+        from wbench.checkpoints import iter_tensors
+
+        state: Mapping[str, Tensor] = dict(iter_tensors(start))
+    else:
+        state = start.state_dict() if isinstance(start, nn.Module) else start
+    return tensors_checksum(state), state
