@@ -94,6 +94,7 @@ class Method(Knobs):
         result: `plain`: after `finish` the weights load into the untouched architecture; `rebuilt`: another architecture.
         dtypes: Model dtypes in which forward and backward are finite.
         vectorizes: Whether runs that differ only in numbers can train in one vectorised step.
+        excludes: Stages whose methods cannot stand beside it in one run.
         kind: `method`, or `baseline` for what papers compare with.
         picture: `module:function` of the method's own figure, fed with what `observe` returns; empty: none.
     """
@@ -106,6 +107,7 @@ class Method(Knobs):
     result: ClassVar[Literal["plain", "rebuilt"]] = "plain"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
     vectorizes: ClassVar[bool] = False
+    excludes: ClassVar[tuple[Stage, ...]] = ()
     kind: ClassVar[Literal["method", "baseline"]] = "method"
     picture: ClassVar[str] = ""
 
@@ -325,3 +327,7 @@ def check_composition(methods: Sequence[Method]) -> None:
         owners = [method.id for method in methods if method.overrides(hook)]
         if len(owners) > 1:
             raise CompositionError(f"{' and '.join(owners)} cannot be used together: each {what}; a run has one")
+    for method in methods:
+        for other in methods:
+            if other is not method and other.stage in method.excludes:
+                raise CompositionError(f"{method.id} and {other.id} cannot be used together: {method.id} excludes {other.stage} methods")

@@ -37,6 +37,7 @@ class Context:
         references: Named models (base, teacher, ...).
         state: Values that methods keep, saved with the run; tensors that travel with the model belong in its buffers.
         sink: Receives what is logged: `(name, value)`.
+        optimizer: The optimizer in use, once training has begun.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -51,6 +52,7 @@ class Context:
     references: dict[str, nn.Module] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     sink: Callable[[str, float], None] | None = None
+    optimizer: torch.optim.Optimizer | None = None
     _frozen: dict[int, tuple[nn.Parameter, str]] = field(default_factory=dict)
 
     @classmethod

@@ -44,6 +44,22 @@ class LayerwiseMethod(Method):
         """
         return select(model, self.layers, self.layer_types, self.id)
 
+    def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the trainable weight of each selected layer; of a parametrised one, what the optimizer trains.
+
+        Args:
+            model: The prepared model.
+
+        Returns:
+            Layer name to parameter, each parameter once; frozen ones are left out.
+        """
+        found: dict[str, nn.Parameter] = {}
+        for name, layer in self.select(model).items():
+            held = layer.parametrizations["weight"].original if parametrize.is_parametrized(layer, "weight") else layer.weight  # type: ignore[union-attr,index]
+            if isinstance(held, nn.Parameter) and held.requires_grad and all(held is not other for other in found.values()):
+                found[name] = held
+        return found
+
 
 class Parametrization(LayerwiseMethod):
     """Rewrites a weight on every forward: `w = g(v)`, the optimizer trains `v`.
@@ -85,9 +101,8 @@ class Parametrization(LayerwiseMethod):
             part = self.reparametrize(weight.detach(), name)
             part.wbench_owner = self.id  # type: ignore[assignment]
             original: Tensor | None = None
-            half = weight.dtype in (torch.float16, torch.bfloat16)  # the trained values may then be kept in float32
             for _, module, attribute in places[id(weight)]:
-                parametrize.register_parametrization(module, attribute, part, unsafe=half)
+                parametrize.register_parametrization(module, attribute, part)
                 held = module.parametrizations[attribute]  # type: ignore[union-attr,index]
                 if original is None:
                     original = held.original
@@ -199,24 +214,25 @@ class Adapter(LayerwiseMethod):
             if self.trainable and name and matches(name, self.trainable)
             for param in module.parameters()
         }
-        frozen = [param for param in model.parameters() if param.requires_grad and id(param) not in kept]
-        for param in frozen:
+        frozen = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
+        for param in frozen.values():
             param.requires_grad_(False)
-        context.mark_frozen(frozen, self.id)
+        context.mark_frozen(frozen.values(), self.id)
         for name, layer in adapted.items():
-            layer.wbench_owner = self.id  # type: ignore[assignment]
+            layer.wbench_owner, layer.wbench_frozen = self.id, tuple(frozen)  # type: ignore[assignment]
             model = replace_module(model, name, layer)
         return model
 
     def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, AdaptedLayer) and getattr(module, "wbench_owner", None) == self.id:
-                linear = module.base
-                with torch.no_grad():
-                    linear.weight.copy_(module.merged_weight())
-                model = replace_module(model, name, linear)
-        for param in model.parameters():
-            param.requires_grad_(True)
+        thawed: set[str] = set()
+        for name, module in self.adapted(model).items():
+            with torch.no_grad():
+                module.base.weight.copy_(module.merged_weight())
+            thawed.update(module.wbench_frozen)  # type: ignore[arg-type]
+            model = replace_module(model, name, module.base)
+        for name, param in model.named_parameters():
+            if name in thawed:
+                param.requires_grad_(True)
         return model
 
     def adapted(self, model: nn.Module) -> dict[str, AdaptedLayer]:

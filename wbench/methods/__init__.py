@@ -1,12 +1,20 @@
 """The methods, one file per paper, filed by where they act; this file is the list of their classes."""
 
+from wbench.method.base import Method
 from wbench.method.registry import get, registry
+from wbench.methods.adapter.bone import Bone
+from wbench.methods.adapter.lora import LoRA
+from wbench.methods.adapter.pissa import PiSSA
+from wbench.methods.layer.layernorm import LayerNormOnly
+from wbench.methods.optimizer.frozen_projection import FrozenProjection
+from wbench.methods.optimizer.galore import GaLore
+from wbench.methods.optimizer.nap import NaP
 from wbench.methods.parametrization.weight_compander import WeightCompander
 
 
-def all() -> dict[str, type]:  # noqa: A001
-    """Return every method class by id: ours, baselines and plug-ins."""
+def all() -> dict[str, type[Method]]:  # noqa: A001
+    """Return every method class by id: ours, baselines and plug-ins'."""
     return dict(registry())
 
 
-__all__ = ["WeightCompander", "all", "get"]
+__all__ = ["Bone", "FrozenProjection", "GaLore", "LayerNormOnly", "LoRA", "NaP", "PiSSA", "WeightCompander", "all", "get"]

@@ -65,6 +65,24 @@ def consumers(model: nn.Module) -> dict[str, Consumer]:
     Raises:
         RuntimeError: If the model cannot be traced symbolically.
     """
+    modules = dict(model.named_modules())
+    layers = {name for name, module in modules.items() if isinstance(module, LAYERS) or hasattr(module, "merged_weight")}
+    return followers(model, layers)
+
+
+def followers(model: nn.Module, names: set[str] | None = None) -> dict[str, Consumer]:
+    """Return what the output of each named module goes into.
+
+    Args:
+        model: A model that `torch.fx` can trace.
+        names: Module names; default: all leaf modules.
+
+    Returns:
+        As `consumers`.
+
+    Raises:
+        RuntimeError: If the model cannot be traced symbolically.
+    """
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # torch.fx raises many kinds on control flow that depends on data
@@ -72,13 +90,11 @@ def consumers(model: nn.Module) -> dict[str, Consumer]:
     modules = dict(model.named_modules())
     found: dict[str, Consumer] = {}
     for node in graph.nodes:
-        if node.op != "call_module":
+        if node.op != "call_module" or (names is not None and str(node.target) not in names):
             continue
-        target = modules[str(node.target)]
-        if isinstance(target, LAYERS) or hasattr(target, "merged_weight"):
-            new, name = _follow(node, modules), str(node.target)
-            old = found.get(name, new)
-            found[name] = old if old.kind == new.kind else Consumer("other")
+        new, name = _follow(node, modules), str(node.target)
+        old = found.get(name, new)
+        found[name] = old if old.kind == new.kind else Consumer("other")
     return found
 
 

@@ -50,7 +50,7 @@ def fit(model: nn.Module, ctx: Context, loss_of: LossFunction, watcher: Watcher,
         stream = ctx.data(phase.name if phase.name in ctx.splits else "train").batches(recipe.batch_size, order)
         if optimizer is None or schedule is None or not phase.carry:
             horizon = _carried_steps([(part.steps, part.carry) for part in plan[index:]])
-            optimizer = make_optimizer(model, ctx)
+            optimizer = ctx.optimizer = make_optimizer(model, ctx)
             schedule = make_schedule(optimizer, recipe, horizon)
         model.train()
         for _ in range(phase.steps):

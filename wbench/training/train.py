@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,6 +54,93 @@ def as_methods(methods: Methods | None) -> tuple[Method, ...]:
     return tuple(made)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run that is described and checked, but not yet trained.
+
+    Attributes:
+        task: What is trained on.
+        methods: In order.
+        recipe: After the methods' advice.
+        device: Where.
+        every: Steps between probe records.
+        start: Weights to start from, or `None`.
+        spec: What determines the run; its hash is the run's name.
+    """
+
+    task: Task
+    methods: tuple[Method, ...]
+    recipe: Recipe
+    device: torch.device
+    every: int
+    start: Mapping[str, Tensor] | None
+    spec: dict[str, Any]
+
+
+def describe(
+    task: Task | str,
+    methods: Methods | None = None,
+    *,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    scale: str = "cpu",
+    device: str | torch.device = "auto",
+    probes: Sequence[str] = PROBES,
+    every: int | None = None,
+    start: Start | None = None,
+    trainable: str | tuple[str, ...] | None = None,
+    references: Mapping[str, Run | nn.Module] | None = None,
+    members: Mapping[str, Run | nn.Module] | None = None,
+) -> Job:
+    """Check what `train` is given and name the run, without training.
+
+    Args:
+        task: As in `train`.
+        methods: As in `train`.
+        seed: As in `train`.
+        recipe: As in `train`.
+        scale: As in `train`.
+        device: As in `train`.
+        probes: As in `train`.
+        every: As in `train`.
+        start: As in `train`.
+        trainable: As in `train`.
+        references: As in `train`.
+        members: As in `train`.
+
+    Returns:
+        The job.
+    """
+    task, chosen, place = find_task(task), as_methods(methods), resolve_device(device)
+    check_composition(chosen)
+    recipe = recipe or task.recipe(scale)
+    for method in chosen:
+        recipe = method.recipe(recipe)
+    every = every or max(1, recipe.total_steps // 20)
+    start_id, weights = start_weights(start) if start is not None else (None, None)
+    others = {**(references or {}), **(members or {})}
+    spec = run_spec(
+        task, chosen, recipe, seed=seed, device=place, probes={"names": list(probes), "every": every if probes else 0},
+        start=start_id, references={role: _identity(model) for role, model in others.items()},
+    )  # fmt: skip
+    spec["trainable"] = trainable
+    return Job(task, chosen, recipe, place, every, weights, spec)
+
+
+def find(job: Job, store: RunStore) -> Run | None:
+    """Return the finished (or diverged) run of a job, if the store has it.
+
+    Args:
+        job: From `describe`.
+        store: Where to look.
+
+    Returns:
+        The run, or `None`.
+    """
+    found = store.find(run_id(job.spec))
+    return found if found is not None and found.status in {"finished", "diverged"} else None
+
+
 def train(
     task: Task | str,
     methods: Methods | None = None,
@@ -97,32 +185,24 @@ def train(
         WBenchError: For input that is not allowed; nothing is trained then.
         KeyboardInterrupt: Passed on after the partial run was kept, marked `stopped`.
     """
-    task, chosen, place = find_task(task), as_methods(methods), resolve_device(device)
-    check_composition(chosen)
-    recipe = recipe or task.recipe(scale)
-    for method in chosen:
-        recipe = method.recipe(recipe)
-    every = every or max(1, recipe.total_steps // 20)
-    start_id, start_state = start_weights(start) if start is not None else (None, None)
-    others = {**(references or {}), **(members or {})}
-    spec = run_spec(
-        task, chosen, recipe, seed=seed, device=place, probes={"names": list(probes), "every": every},
-        start=start_id, references={role: _identity(model) for role, model in others.items()},
+    job = describe(
+        task, methods, seed=seed, recipe=recipe, scale=scale, device=device, probes=probes, every=every, start=start,
+        trainable=trainable, references=references, members=members,
     )  # fmt: skip
-    spec["trainable"] = trainable
     store = store or RunStore()
-    found = store.find(run_id(spec))
-    if found is not None and found.status in {"finished", "diverged"}:
+    found = find(job, store)
+    if found is not None:
         return found
+    task, chosen, place, recipe = job.task, job.methods, job.device, job.recipe
     splits = task.data(seed)
-    writer = store.writer(spec, {"environment": environment(place), "data": splits.checksums(), "title": task.title})
+    writer = store.writer(job.spec, {"environment": environment(place), "data": splits.checksums(), "title": task.title})
     ctx = Context(
         recipe=recipe, task=task, methods=chosen, total_steps=recipe.total_steps, device=place, splits=splits,
         rng=torch.Generator().manual_seed(derive(seed, "methods")),
         references={role: _model(model).to(place) for role, model in (references or {}).items()},
     )  # fmt: skip
     begin = time.perf_counter()
-    recorder = Recorder(writer, probes=tuple(probes), every=every, total_steps=recipe.total_steps, methods=chosen)
+    recorder = Recorder(writer, probes=tuple(probes), every=job.every, total_steps=recipe.total_steps, methods=chosen)
     status, reason = "finished", ""
     with seeded(derive(seed, "training"), place), _bar(progress, recipe.total_steps, on_step) as tell:
         recorder.on_step = tell
@@ -130,7 +210,7 @@ def train(
             if any(method.overrides("combine") or method.overrides("estimator") for method in chosen):
                 model = run_outside(task, chosen, ctx, {role: _model(m) for role, m in (members or {}).items()}, writer)
             else:
-                model = assemble(task, ctx, seed, start_state, trainable)
+                model = assemble(task, ctx, seed, job.start, trainable)
                 _train(model, ctx, recorder, seed)
                 model = _finish(model, ctx, writer)
         except (KeyboardInterrupt, Exception) as error:

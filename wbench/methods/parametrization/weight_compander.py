@@ -151,7 +151,7 @@ class Compander(nn.Module):
         a: Initial scale; positive, scalar or one an output channel.
         b: Initial bend; positive, same shape.
         method: Function and constants.
-        dtype: Dtype of the weight that the layer sees; `v`, `a`, `b` stay in at least float32.
+        dtype: Dtype of the weight that the layer sees; `a` and `b` and the function itself are in at least float32.
     """
 
     def __init__(self, a: Tensor, b: Tensor, method: WeightCompander, dtype: torch.dtype) -> None:
@@ -174,12 +174,12 @@ class Compander(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         if self.fn == "identity":
             return v
-        return compand(v, self.a, self.b, self.fn, self.p, self.max_slope).to(self.dtype)
+        return compand(v.to(self.log_a.dtype), self.a, self.b, self.fn, self.p, self.max_slope).to(self.dtype)
 
     def right_inverse(self, w: Tensor) -> Tensor:
         if self.fn == "identity":
             return w
-        return expand(w.to(self.log_a.dtype), self.a, self.b, self.fn, self.p).detach()
+        return expand(w.to(self.log_a.dtype), self.a, self.b, self.fn, self.p).to(w.dtype).detach()
 
 
 class WeightCompander(Parametrization):

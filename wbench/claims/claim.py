@@ -1,0 +1,223 @@
+"""A paper's statement as an experiment, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wbench.claims.arms import Arm, run_arms
+from wbench.claims.verdict import Check, Verdict, judge
+from wbench.errors import ClaimError
+from wbench.recipe import Recipe
+from wbench.runs import Run, RunStore
+from wbench.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+Measured = Mapping[str, "float | np.ndarray"]
+Measure = Callable[[str, Run, Mapping[str, Run]], Measured]
+
+
+def final_metrics(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
+    """Return a run's metrics on the test split: the default of `Claim.measure`.
+
+    Args:
+        arm: The arm's name.
+        run: Its run.
+        runs: The runs of all arms with the same seed.
+
+    Returns:
+        Metric to value.
+    """
+    frame = run.metrics
+    rows = frame[(frame["phase"] == "end") & (frame["split"] == "test")]
+    return {str(name): float(value) for name, value in zip(rows["name"], rows["value"], strict=True)}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The paper's statement as an experiment: arms, checks, a control that must fail.
+
+    Attributes:
+        id: The method's id.
+        statement: What the paper says, in one or two sentences.
+        paper_result: The paper's own figures, as cited.
+        task: What is trained on.
+        recipes: Recipe per scale.
+        arms: By name.
+        method: Name of the arm under test.
+        control: Name of the arm with the mechanism off; judged by the same checks, it must not come out reproduced.
+        checks: Fixed before the seeds of record are run.
+        seeds: Number of seeds per scale.
+        measure: `(arm, run, runs of the seed) -> {metric: value or per-item values}`.
+        reads: How to read the outcome at this scale: what it does not show.
+        picture: Makes the claim's own figure of a result.
+    """
+
+    id: str
+    statement: str
+    paper_result: str
+    task: Task
+    recipes: Mapping[str, Recipe]
+    arms: Mapping[str, Arm]
+    method: str
+    control: str
+    checks: tuple[Check, ...]
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 2, "cpu": 8, "gpu": 8})
+    measure: Measure = final_metrics
+    reads: str = ""
+    picture: Callable[[ClaimResult], Any] | None = None
+
+    def __post_init__(self) -> None:
+        for role, name in (("method", self.method), ("control", self.control)):
+            if name not in self.arms:
+                raise ClaimError(f"claim {self.id}: the {role} arm '{name}' does not exist; arms: {', '.join(self.arms)}")
+        if self.method == self.control:
+            raise ClaimError(f"claim {self.id}: the control must be another arm than the method's, both are '{self.method}'")
+
+    def run(
+        self,
+        scale: str = "cpu",
+        *,
+        seeds: int | Sequence[int] | None = None,
+        store: RunStore | None = None,
+        workers: int | None = None,
+        executor: Callable[[], Executor] | None = None,
+        device: str = "auto",
+        progress: bool = False,
+    ) -> ClaimResult:
+        """Train what is not in the store, measure, judge.
+
+        Args:
+            scale: `smoke`, `cpu` or `gpu`.
+            seeds: How many (0, 1, ...), or which; default: the claim's number for the scale.
+            store: Where runs are kept.
+            workers: Processes; default one a core; 1: in this process.
+            executor: Makes any `concurrent.futures` executor instead.
+            device: Where to train.
+            progress: Show a progress bar on standard error.
+
+        Returns:
+            The result with its verdict.
+
+        Raises:
+            ClaimError: If the scale or the seeds are not allowed.
+        """
+        if scale not in self.recipes:
+            raise ClaimError(f"claim {self.id}: scale='{scale}' is not allowed; allowed: {', '.join(self.recipes)}")
+        chosen = self.seeds[scale] if seeds is None else seeds
+        numbers = list(range(chosen)) if isinstance(chosen, int) else list(chosen)
+        if not numbers or any(number < 0 for number in numbers) or len(set(numbers)) < len(numbers):
+            raise ClaimError(f"claim {self.id}: seeds={chosen} is not allowed; allowed: a positive number, or distinct seeds >= 0")
+        store, begin = store or RunStore(), time.perf_counter()
+        count = workers or os.cpu_count() or 1
+        pool = executor or ((lambda: _processes(count)) if count > 1 else None)
+        with _Bar(progress, self.id) as told:
+            runs, points = run_arms(self.arms, self.task, self.recipes[scale], numbers, store, device=device, pool=pool, told=told)
+        values = self._values(runs, numbers)
+        verdict = judge(values, self.checks, method=self.method, control=self.control)
+        return ClaimResult(self, scale, numbers, values, verdict, runs, points, time.perf_counter() - begin)
+
+    def _values(self, runs: Mapping[str, list[Run]], seeds: list[int]) -> dict[str, dict[str, np.ndarray]]:
+        import numpy as np
+
+        values: dict[str, dict[str, np.ndarray]] = {}
+        for arm, arm_runs in runs.items():
+            rows: list[Measured] = []
+            for index, run in enumerate(arm_runs):
+                same_seed = {name: others[index] for name, others in runs.items()}
+                rows.append(self.measure(arm, run, same_seed) if run.status == "finished" else {})
+            names = dict.fromkeys(name for row in rows for name in row)
+            values[arm] = {name: np.asarray([row.get(name, np.nan) for row in rows], dtype=float) for name in names}
+        return values
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """What came of a claim.
+
+    Attributes:
+        claim: The claim.
+        scale: At which scale.
+        seeds: With which seeds.
+        values: Arm to metric to an array of shape (seeds,) or (seeds, items).
+        verdict: The judgement with every check.
+        runs: Arm to runs, one a seed.
+        points: Arm to the chosen grid point.
+        seconds: Wall time, little when the runs were found.
+    """
+
+    claim: Claim
+    scale: str
+    seeds: list[int]
+    values: dict[str, dict[str, np.ndarray]]
+    verdict: Verdict
+    runs: dict[str, list[Run]]
+    points: dict[str, dict[str, Any]]
+    seconds: float
+
+    def frame(self) -> pd.DataFrame:
+        """Return every seed's values: columns arm, seed, metric, value (per-item values as their mean)."""
+        import pandas as pd
+
+        rows = [
+            {"arm": arm, "seed": seed, "metric": name, "value": float(array[index].mean())}
+            for arm, metrics in self.values.items()
+            for name, array in metrics.items()
+            for index, seed in enumerate(self.seeds)
+        ]
+        return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
+
+    def to_json(self) -> str:
+        """Return claim, verdict, checks, values and run ids as JSON."""
+        frame = self.frame()
+        record = {
+            "claim": self.claim.id,
+            "statement": self.claim.statement,
+            "scale": self.scale,
+            "seeds": self.seeds,
+            "seconds": round(self.seconds, 3),
+            "verdict": json.loads(self.verdict.to_json()),
+            "points": self.points,
+            "runs": {arm: [run.id for run in runs] for arm, runs in self.runs.items()},
+            "values": frame.where(frame.notna(), None).to_dict("records"),
+        }
+        return json.dumps(record, indent=1, default=str)
+
+    def _repr_html_(self) -> str:
+        return str(self.verdict.frame().to_html(escape=True, index=False, float_format="%.4g"))
+
+
+def _processes(workers: int) -> Executor:
+    import multiprocessing
+
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+class _Bar:
+    def __init__(self, show: bool, name: str) -> None:
+        self.show, self.name, self.bar = show, name, None
+
+    def __enter__(self) -> Callable[[int, int], None] | None:
+        if not self.show:
+            return None
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=self.name, unit="run", leave=False)
+        return self._tell
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.total = total
+            self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
