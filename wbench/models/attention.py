@@ -1,0 +1,107 @@
+"""Attention with separate q, k, v and o, and the transformer block that ViT and GPT share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class AttentionCore(nn.Module):
+    """softmax(q k^T / sqrt(d)) v.
+
+    Args:
+        causal: Whether a position sees only itself and those before.
+    """
+
+    def __init__(self, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+
+
+class Attention(nn.Module):
+    """Multi-head attention. Slots: `q`, `k`, `v`, `o` (linear layers) and `core`.
+
+    Args:
+        width: Features.
+        heads: Number of heads; divides `width`.
+        causal: As in `AttentionCore`.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.core = AttentionCore(causal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        return self.o(self.core(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class Feedforward(nn.Module):
+    """fc2(act(fc1(x))).
+
+    Args:
+        width: Features.
+        ratio: Hidden features over `width`.
+        act: Makes the activation.
+    """
+
+    def __init__(self, width: int, ratio: int = 4, act: Callable[[], nn.Module] = nn.GELU) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, ratio * width)
+        self.act = act()
+        self.fc2 = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block. Slots: `norm1`, `attn`, `norm2`, `mlp`.
+
+    Args:
+        width: Features.
+        heads: Number of heads.
+        ratio: Hidden features of the feed-forward part over `width`.
+        causal: As in `AttentionCore`.
+        act: Makes the activation.
+        dropout: On the two branches.
+    """
+
+    def __init__(
+        self, width: int, heads: int, ratio: int = 4, causal: bool = False, act: Callable[[], nn.Module] = nn.GELU, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads, causal)
+        self.norm2, self.mlp = nn.LayerNorm(width), Feedforward(width, ratio, act)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout(self.attn(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+def init_transformer(model: nn.Module, depth: int) -> None:
+    """Draw the initial weights: normal with deviation 0.02, smaller by the root of 2 depth where a branch joins the stream.
+
+    Args:
+        model: Changed in place.
+        depth: Number of blocks.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            joins = name.endswith((".o", ".fc2"))
+            nn.init.normal_(module.weight, std=0.02 / ((2 * depth) ** 0.5 if joins else 1.0))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for parameter in ("position", "token"):
+        if isinstance(getattr(model, parameter, None), nn.Parameter):
+            with torch.no_grad():
+                getattr(model, parameter).normal_(std=0.02)

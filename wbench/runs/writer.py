@@ -1,0 +1,189 @@
+"""Writing a run aside, then putting it in place in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from wbench.errors import RunError, closest
+from wbench.runs.files import run_id, sync, write_frame, write_json, write_tensors
+from wbench.runs.run import FORMAT, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from wbench.runs.store import RunStore
+
+COLUMNS = ["step", "phase", "split", "name", "value"]
+KEPT = {"finished", "diverged"}
+REMEDY = {errno.ENOSPC: "free space", errno.EROFS: "choose a writable folder", errno.EACCES: "choose a writable folder"}
+
+
+class RunWriter:
+    """Collects a run in memory and writes it when committed. As a context manager, an exception discards it.
+
+    Args:
+        store: Where the run goes.
+        spec: What determines it.
+        info: What is known besides.
+    """
+
+    def __init__(self, store: RunStore, spec: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
+        self.store, self.spec, self.info = store, dict(spec), dict(info or {})
+        self.id = run_id(self.spec)
+        self._rows: list[dict[str, Any]] = []
+        self._tables: dict[str, list[pd.DataFrame]] = {}
+        self._tensors: dict[str, dict[str, Tensor]] = {}
+        store.check_writable()
+
+    def log(self, rows: list[dict[str, Any]]) -> None:
+        """Append metric rows.
+
+        Args:
+            rows: With step, phase, split, name, value.
+        """
+        self._rows.extend(rows)
+
+    def table(self, name: str, frame: pd.DataFrame) -> None:
+        """Append rows to a table.
+
+        Args:
+            name: The table's name.
+            frame: Rows; the same columns each time.
+        """
+        self._tables.setdefault(name, []).append(frame)
+
+    def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors.
+
+        Args:
+            name: `weights`, `trained`, ...
+            tensors: Name to tensor.
+        """
+        self._tensors[name] = dict(tensors)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """What was logged so far."""
+        import pandas as pd
+
+        return pd.DataFrame(self._rows, columns=COLUMNS)
+
+    def probe(self, name: str) -> pd.DataFrame:
+        """Return a table as far as it has come.
+
+        Args:
+            name: The table's name.
+
+        Returns:
+            A tidy table.
+
+        Raises:
+            RunError: If nothing was recorded under that name.
+        """
+        import pandas as pd
+
+        if name not in self._tables:
+            raise RunError(f"nothing is recorded as '{name}' yet.{closest(name, self._tables)}")
+        return pd.concat(self._tables[name], ignore_index=True)
+
+    def commit(
+        self, status: str = "finished", reason: str = "", info: Mapping[str, Any] | None = None, to: RunStore | None = None
+    ) -> Run:
+        """Write everything aside, flush it, and put it in place.
+
+        Args:
+            status: `finished`, `diverged`, `stopped` or `failed`.
+            reason: Why, where it did not finish.
+            info: Added to what is known.
+            to: Another store, e.g. after the first was full.
+
+        Returns:
+            The run; if another process has finished the same one meanwhile, that one.
+
+        Raises:
+            RunError: If the store cannot be written. Nothing half-written is left, and the writer still holds everything.
+        """
+        store = to or self.store
+        self.info.update(info or {})
+        temporary = store.root / f".tmp-{self.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            store.root.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            self._write(temporary, status, reason)
+            self._place(temporary, store)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            what = REMEDY.get(error.errno or 0, "choose another folder")
+            raise RunError(
+                f"run {self.id} cannot be written to {store.root}: {error.strerror or error}; {what} and commit again, "
+                "or commit(to=RunStore(other folder)); nothing is lost"
+            ) from error
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return Run(store.path(self.id))
+
+    def _write(self, folder: Path, status: str, reason: str) -> None:
+        metrics = self.metrics
+        metrics["value"] = metrics["value"].astype(float)
+        write_frame(folder / "metrics.parquet", metrics)
+        for name in self._tables:
+            write_frame(folder / f"{name}.parquet", self.probe(name))
+        for name, tensors in self._tensors.items():
+            write_tensors(folder / f"{name}.safetensors", tensors)
+        last = metrics.drop_duplicates(["split", "name"], keep="last")
+        record = {
+            "format": FORMAT,
+            "id": self.id,
+            "created": time.time(),
+            "status": status,
+            "reason": reason,
+            "summary": {f"{s}.{n}": float(v) for s, n, v in zip(last["split"], last["name"], last["value"], strict=True)},
+            "spec": self.spec,
+            "info": self.info,
+            "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        }
+        write_json(folder / "run.json", record)
+        sync(folder)
+
+    def _place(self, temporary: Path, store: RunStore) -> None:
+        target = store.path(self.id)
+        for _ in range(8):
+            found = store.find(self.id)
+            if found is not None and found.status in KEPT:
+                shutil.rmtree(temporary)
+                return
+            if target.exists():
+                aside = store.root / f".old-{self.id}-{uuid.uuid4().hex[:8]}"
+                os.rename(target, aside)
+                shutil.rmtree(aside, ignore_errors=True)
+            try:
+                os.rename(temporary, target)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                    raise
+                continue
+            sync(store.root)
+            return
+        raise OSError(errno.EBUSY, "other processes keep writing the same run")
+
+    def abort(self) -> None:
+        """Forget what was collected; nothing was written yet."""
+        self._rows.clear()
+        self._tables.clear()
+        self._tensors.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.abort()

@@ -1,0 +1,33 @@
+"""The tasks, one file each; this file is the list of their classes."""
+
+from wbench.task import Task
+from wbench.tasks.chars import Chars
+from wbench.tasks.digit_domains import DigitDomains
+from wbench.tasks.digit_streams import DigitStreams
+from wbench.tasks.digits import Digits
+from wbench.tasks.fashion import Fashion
+from wbench.tasks.linear_teacher import LinearTeacher
+from wbench.tasks.mnist import Mnist
+
+
+def all() -> dict[str, type[Task]]:  # noqa: A001
+    """Return every task class by id."""
+    classes: list[type[Task]] = [Digits, Mnist, Fashion, Chars, DigitDomains, DigitStreams, LinearTeacher]
+    return {cls.id: cls for cls in classes}
+
+
+def get(task_id: str) -> type[Task]:
+    """Return a task's class.
+
+    Args:
+        task_id: Its id, e.g. `digits`.
+
+    Raises:
+        UnknownNameError: If there is none; names the closest.
+    """
+    from wbench.task import find_task
+
+    return type(find_task(task_id))
+
+
+__all__ = ["Chars", "DigitDomains", "DigitStreams", "Digits", "Fashion", "LinearTeacher", "Mnist", "all", "get"]

@@ -1,0 +1,77 @@
+"""What the image tasks share: models by name and size, and splits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wbench.errors import KnobError
+from wbench.models import MLP, ConvNet, ResNet, ViT
+from wbench.splits import Splits, TensorSplit
+
+
+def image_model(kind: str, side: int, classes: int, seed: int, hidden: tuple[int, ...], large: bool = False) -> nn.Module:
+    """Return a model for square images of one channel.
+
+    Args:
+        kind: `mlp`, `residual_mlp`, `convnet`, `resnet` or `vit`.
+        side: Height and width.
+        classes: Outputs.
+        seed: Decides the initial weights.
+        hidden: Hidden sizes of the MLPs.
+        large: The size for a GPU.
+
+    Returns:
+        The model.
+    """
+    widths = (16, 32) if side < 16 else ((64, 128, 256) if large else (16, 32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind in {"mlp", "residual_mlp"}:
+            return MLP((side * side, *hidden, classes), residual=kind == "residual_mlp")
+        if kind == "convnet":
+            return ConvNet(1, side, classes, widths, 512 if large else 64)
+        if kind == "resnet":
+            return ResNet(1, classes, (64, 128, 256) if large else (16, 32, 64), 2 if large else 1)
+        patch = 2 if side < 16 else 4
+        return ViT(1, side, classes, patch, 8 if large else 2, 256 if large else 64, 8 if large else 4, 4 if large else 2)
+
+
+def split(x: Tensor, y: Tensor, sizes: tuple[int, int], rng: torch.Generator) -> Splits:
+    """Split samples at random into train, valid and test (the rest).
+
+    Args:
+        x: Inputs.
+        y: Classes.
+        sizes: Samples of train and valid.
+        rng: Decides the order.
+
+    Returns:
+        Disjoint splits.
+
+    Raises:
+        KnobError: If too few samples are left for the test split.
+    """
+    if sum(sizes) >= len(x):
+        raise KnobError(f"train_size={sizes[0]} is out of range; allowed: up to {len(x) - sizes[1] - 1} of the {len(x)} samples")
+    order = torch.randperm(len(x), generator=rng)
+    parts = torch.tensor_split(order, [sizes[0], sum(sizes)])
+    return Splits({name: TensorSplit(x[part], y[part]) for name, part in zip(("train", "valid", "test"), parts, strict=True)})
+
+
+def noisy(labels: Tensor, share: float, classes: int, rng: torch.Generator) -> Tensor:
+    """Return labels of which a share was drawn anew, uniformly over the classes.
+
+    Args:
+        labels: (samples,).
+        share: In [0, 1]; rounded to whole samples.
+        classes: Number of classes.
+        rng: Decides which and what.
+
+    Returns:
+        (samples,).
+    """
+    changed = torch.randperm(len(labels), generator=rng)[: round(share * len(labels))]
+    result = labels.clone()
+    result[changed] = torch.randint(classes, (len(changed),), generator=rng)
+    return result

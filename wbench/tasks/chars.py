@@ -1,0 +1,76 @@
+"""Next character of plays or of a novel."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wbench.datasets import load_text
+from wbench.knobs import knob
+from wbench.models import GPT
+from wbench.recipe import Recipe
+from wbench.splits import Split, Splits, WindowSplit
+from wbench.task import Infer, Task
+
+ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
+SIZES = {"tiny": (2, 64, 4), "small": (3, 96, 4), "large": (8, 384, 8)}
+_BASE = Recipe(optimizer="adamw", lr=3e-3, schedule="cosine", warmup=30, batch_size=32, steps=400, clip=1.0, betas=(0.9, 0.99))
+
+
+def encode(text: str) -> Tensor:
+    """Return the index of each character in `ALPHABET`; anything else counts as a space.
+
+    Args:
+        text: The text.
+
+    Returns:
+        (length,), int64.
+    """
+    table = np.full(256, ALPHABET.index(" "), dtype=np.int64)
+    table[[ord(char) for char in ALPHABET]] = range(len(ALPHABET))
+    return torch.from_numpy(table[np.frombuffer(text.encode("latin-1", "replace"), dtype=np.uint8)])
+
+
+class Chars(Task):
+    """Predict the next character; the metric `loss` is in nats per character. Test: the last tenth of the text.
+
+    Usage:
+        `wb.train(wb.tasks.Chars(text="austen"))`
+    """
+
+    id: ClassVar[str] = "chars"
+    title: ClassVar[str] = "Next character of eight plays, or of a novel"
+    kind: ClassVar[Literal["classification", "regression", "tokens"]] = "tokens"
+    recipes: ClassVar[dict[str, Recipe]] = {
+        "smoke": _BASE.replace(steps=12, warmup=3, batch_size=8),
+        "cpu": _BASE,
+        "gpu": _BASE.replace(steps=20_000, warmup=500, batch_size=128, lr=1e-3),
+    }
+
+    text: Literal["shakespeare", "austen"] = knob("shakespeare", doc="Which text.")
+    size: Literal["tiny", "small", "large"] = knob("small", doc="Size of the GPT; large is meant for a GPU.")
+    context: int = knob(64, 8, 1024, scale="log", unit="characters", doc="Characters the model sees.")
+    tie: bool = knob(False, doc="Share the head's weight with the embedding.")
+
+    def data(self, seed: int) -> Splits:
+        tokens = encode(load_text(self.text))
+        first, second = int(0.8 * len(tokens)), int(0.9 * len(tokens))
+        return Splits(
+            train=WindowSplit(tokens[:first], self.context),
+            valid=WindowSplit(tokens[first : first + 256 * self.context + 1], self.context),
+            test=WindowSplit(tokens[second : second + 512 * self.context + 1], self.context),
+        )
+
+    def model(self, seed: int) -> nn.Module:
+        depth, width, heads = SIZES[self.size]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return GPT(len(ALPHABET), self.context, depth, width, heads, tie=self.tie)
+
+    def metrics(self, model: nn.Module, split: Split, infer: Infer, items: dict[str, Tensor] | None = None) -> dict[str, float]:
+        if isinstance(split, WindowSplit) and len(split) > 4096:  # the training text: its beginning is enough
+            split = WindowSplit(split.tokens[: 256 * self.context + 1], self.context)
+        return super().metrics(model, split, infer, items)

@@ -1,0 +1,61 @@
+"""8 x 8 digits of scikit-learn: 1,797 images, seconds to train."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from wbench.datasets import load_digits
+from wbench.knobs import knob
+from wbench.recipe import Recipe
+from wbench.splits import Splits, TensorSplit
+from wbench.task import Task
+from wbench.tasks._images import image_model, noisy, split
+
+_BASE = Recipe(optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=32, steps=600)
+
+
+class Digits(Task):
+    """Classify handwritten digits of 8 x 8 pixels, values in [0, 1].
+
+    Usage:
+        `wb.train(wb.tasks.Digits(train_size=200, label_noise=0.1))`
+    """
+
+    id: ClassVar[str] = "digits"
+    title: ClassVar[str] = "Handwritten digits, 8 x 8 (scikit-learn)"
+    recipes: ClassVar[dict[str, Recipe]] = {
+        "smoke": _BASE.replace(steps=60),
+        "cpu": _BASE,
+        "gpu": _BASE.replace(steps=5000, batch_size=256, schedule="cosine"),
+    }
+
+    architecture: Literal["mlp", "residual_mlp", "convnet", "vit"] = knob("mlp", doc="Model.")
+    hidden: tuple[int, ...] = knob((128, 128), 1, 16384, doc="Hidden sizes of the MLPs.")
+    train_size: int = knob(1000, 10, 1496, unit="samples", doc="Training samples; 300 are for validation, the rest for test.")
+    label_noise: float = knob(0.0, 0.0, 1.0, doc="Share of training labels drawn anew.")
+    classes: Literal["all", "0-4", "5-9"] = knob("all", doc="Digits in use; the model keeps ten outputs.")
+    permuted: bool = knob(False, doc="Permute the pixels, by the seed.")
+    random_labels: bool = knob(False, doc="Draw all training labels anew: nothing to learn but by heart.")
+
+    def data(self, seed: int) -> Splits:
+        rng = torch.Generator().manual_seed(seed)
+        images, labels = load_digits()
+        x, y = torch.from_numpy(images).div(16.0).unsqueeze(1), torch.from_numpy(labels)
+        if self.classes != "all":
+            keep = (y < 5) if self.classes == "0-4" else (y >= 5)
+            x, y = x[keep], y[keep]
+        if self.permuted:
+            x = x.flatten(1)[:, torch.randperm(64, generator=rng)].view(-1, 1, 8, 8)
+        room = len(x) - 300
+        splits = split(x, y, (min(self.train_size, room - 1) if self.classes != "all" else self.train_size, 300), rng)
+        share = 1.0 if self.random_labels else self.label_noise
+        if share > 0:
+            inputs, targets = splits["train"].tensors  # type: ignore[attr-defined]
+            splits["train"] = TensorSplit(inputs, noisy(targets, share, 10, rng))
+        return splits
+
+    def model(self, seed: int) -> nn.Module:
+        return image_model(self.architecture, 8, 10, seed, self.hidden)
