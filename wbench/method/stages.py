@@ -182,6 +182,7 @@ class Adapter(LayerwiseMethod):
 
     stage: ClassVar[Stage] = "adapter"
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
+    layers: str | tuple[str, ...] = knob(("*", "!*head*"), doc="Globs of adapted layers; the head is left out by default.")
     trainable: str | tuple[str, ...] = knob((), doc="Globs of modules that stay trainable beside the adapters, e.g. 'head'.")
 
     @abstractmethod
@@ -201,7 +202,8 @@ class Adapter(LayerwiseMethod):
             why = "shares its weight with another module, which merging would change too"
             if name not in tied:
                 why = "is parametrised by another method, whose parameters would be frozen"
-            if self.layers != "*" or name not in tied:
+            explicit = self.layers != type(self).model_fields["layers"].default
+            if explicit or name not in tied:
                 raise CompositionError(f"{self.id}: layer '{name}' {why}; exclude it: layers=('*', '!{name}')")
             warnings.warn(f"{self.id}: layer '{name}' {why}; it is left as it is", stacklevel=2)
             del chosen[name]

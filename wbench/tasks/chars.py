@@ -16,8 +16,8 @@ from wbench.splits import Split, Splits, WindowSplit
 from wbench.task import Infer, Task
 
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-SIZES = {"tiny": (2, 64, 4), "small": (3, 96, 4), "large": (8, 384, 8)}
-_BASE = Recipe(optimizer="adamw", lr=3e-3, schedule="cosine", warmup=30, batch_size=32, steps=400, clip=1.0, betas=(0.9, 0.99))
+SIZES = {"tiny": (1, 48, 4), "small": (2, 80, 4), "large": (8, 384, 8)}
+_BASE = Recipe(optimizer="adamw", lr=3e-3, schedule="cosine", warmup=30, batch_size=24, steps=400, clip=1.0, betas=(0.9, 0.99))
 
 
 def encode(text: str) -> Tensor:
