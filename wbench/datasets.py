@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wbench.errors import DataError, MissingPackageError
+from wbench.errors import DataError, MissingPackageError, UnknownNameError, closest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +21,17 @@ CHECKSUMS = {
     "mnist5k.npz": "a4960a085f399d14696ca2a06a84af6cbf3d4b96fb7e909f5c23055ab5bc2b05",
     "shakespeare8.txt.gz": "b5e36f941d6780d3d324ca7ed4716c7fd7ca9adf76e4014a24df2613a306f0d8",
 }
+FILES = {
+    "austen": "austen_prideprejudice.txt.gz",
+    "fashion": "fashion5k.npz",
+    "mnist": "mnist5k.npz",
+    "shakespeare": "shakespeare8.txt.gz",
+}
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in two parts.
+    """Labelled images in two parts; the arrays are read-only, as they are shared.
 
     Attributes:
         x_train: (samples, height, width), uint8.
@@ -64,10 +70,14 @@ def checked(name: str) -> Path:
     try:
         stat = path.stat()
     except OSError:
-        raise DataError(f"data file {path} is missing; reinstall wbench, or set WBENCH_DATA to the folder that holds it") from None
+        hint = "reinstall wbench, or set WBENCH_DATA to the folder that holds it"
+        raise DataError(f"data file {path} is missing (SHA-256 {CHECKSUMS[name]}); {hint}") from None
     actual = _digest(path, stat.st_size, stat.st_mtime_ns)
     if actual != CHECKSUMS[name]:
-        raise DataError(f"data file {path} is corrupted: SHA-256 {actual[:16]}... instead of {CHECKSUMS[name][:16]}...; restore it")
+        raise DataError(
+            f"data file {path} is corrupted: its SHA-256 is {actual}, expected {CHECKSUMS[name]}; "
+            "restore the file (`git checkout -- data`) or reinstall wbench"
+        )
     return path
 
 
@@ -76,22 +86,32 @@ def _digest(path: Path, size: int, changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load_mnist() -> Images:
-    """Return 5,000 + 1,000 handwritten digits of 28 x 28.
+def checksum(name: str) -> str:
+    """Return the SHA-256 of a data set's file, after checking that the file has it.
 
-    Raises:
-        DataError: If the file is missing or corrupted.
+    Args:
+        name: `mnist`, `fashion`, `shakespeare` or `austen`.
+
+    Returns:
+        64 hex digits.
     """
-    return _images("mnist5k.npz")
+    return CHECKSUMS[checked(_file(name)).name]
+
+
+def _file(name: str, known: tuple[str, ...] = tuple(FILES)) -> str:
+    if name not in known:
+        raise UnknownNameError(f"unknown data set '{name}'.{closest(name, known)}")
+    return FILES[name]
+
+
+def load_mnist() -> Images:
+    """Return 5,000 + 1,000 handwritten digits of 28 x 28; all are from MNIST's training part, see `data/SOURCES.md`."""
+    return _images(FILES["mnist"])
 
 
 def load_fashion() -> Images:
-    """Return 5,000 + 1,000 pictures of clothes of 28 x 28 (Fashion-MNIST).
-
-    Raises:
-        DataError: If the file is missing or corrupted.
-    """
-    return _images("fashion5k.npz")
+    """Return 5,000 + 1,000 pictures of clothes of 28 x 28 (Fashion-MNIST)."""
+    return _images(FILES["fashion"])
 
 
 @functools.lru_cache(maxsize=4)
@@ -100,7 +120,14 @@ def _read_images(path: Path, changed: int) -> Images:
 
     with np.load(path, allow_pickle=False) as held:
         parts = {name: held[name] for name in held.files}
-    return Images(*(parts[key].astype(kind) for key, kind in (("x_train", "u1"), ("y_train", "i8"), ("x_test", "u1"), ("y_test", "i8"))))
+    kinds = {"x_train": "uint8", "y_train": "int64", "x_test": "uint8", "y_test": "int64"}
+    return Images(**{name: _fixed(parts[name], dtype) for name, dtype in kinds.items()})
+
+
+def _fixed(array: np.ndarray, dtype: str) -> np.ndarray:
+    array = array.astype(dtype)
+    array.setflags(write=False)
+    return array
 
 
 def _images(name: str) -> Images:
@@ -117,13 +144,11 @@ def load_text(name: Literal["shakespeare", "austen"]) -> str:
     Returns:
         The text, ASCII.
 
-    Raises:
-        DataError: If the file is missing or corrupted.
     """
-    file = "shakespeare8.txt.gz" if name == "shakespeare" else "austen_prideprejudice.txt.gz"
-    return gzip.decompress(checked(file).read_bytes()).decode("ascii")
+    return gzip.decompress(checked(_file(name, ("shakespeare", "austen"))).read_bytes()).decode("ascii")
 
 
+@functools.lru_cache(maxsize=1)
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return scikit-learn's 1,797 digits: images (1797, 8, 8) of values 0 to 16, float32, and classes (1797,), int64.
 
@@ -134,11 +159,5 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
         from sklearn import datasets
     except ImportError:
         raise MissingPackageError("the digits need scikit-learn; install it: pip install scikit-learn") from None
-    x, y = _sklearn_digits(datasets.load_digits)
-    return x, y
-
-
-@functools.lru_cache(maxsize=1)
-def _sklearn_digits(load: object) -> tuple[np.ndarray, np.ndarray]:
-    found = load()  # type: ignore[operator]
-    return found.images.astype("float32"), found.target.astype("int64")
+    found = datasets.load_digits()
+    return _fixed(found.images, "float32"), _fixed(found.target, "int64")

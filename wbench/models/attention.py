@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from wbench.errors import FitError
 
 
 class AttentionCore(nn.Module):
@@ -21,6 +22,7 @@ class AttentionCore(nn.Module):
         self.causal = causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(samples, heads, length, width / heads), thrice -> the same shape."""
         return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
 
 
@@ -31,15 +33,21 @@ class Attention(nn.Module):
         width: Features.
         heads: Number of heads; divides `width`.
         causal: As in `AttentionCore`.
+
+    Raises:
+        FitError: If `heads` does not divide `width`.
     """
 
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
+        if width % heads:
+            raise FitError(f"Attention: heads={heads} does not divide width={width}; choose a divisor")
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
         self.core = AttentionCore(causal)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, length, width) -> the same shape."""
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
         return self.o(self.core(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -60,6 +68,7 @@ class Feedforward(nn.Module):
         self.fc2 = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> the same shape."""
         return self.fc2(self.act(self.fc1(x)))  # type: ignore[no-any-return]
 
 
@@ -76,7 +85,13 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, ratio: int = 4, causal: bool = False, act: Callable[[], nn.Module] = nn.GELU, dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        ratio: int = 4,
+        causal: bool = False,
+        act: Callable[[], nn.Module] = nn.GELU,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads, causal)
@@ -84,12 +99,13 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, length, width) -> the same shape."""
         x = x + self.dropout(self.attn(self.norm1(x)))
         return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
 def init_transformer(model: nn.Module, depth: int) -> None:
-    """Draw the initial weights: normal with deviation 0.02, smaller by the root of 2 depth where a branch joins the stream.
+    """Draw the initial weights: normal with deviation 0.02, over sqrt(2 depth) where a branch joins the stream; biases zero.
 
     Args:
         model: Changed in place.
@@ -101,7 +117,5 @@ def init_transformer(model: nn.Module, depth: int) -> None:
             nn.init.normal_(module.weight, std=0.02 / ((2 * depth) ** 0.5 if joins else 1.0))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for parameter in ("position", "token"):
-        if isinstance(getattr(model, parameter, None), nn.Parameter):
-            with torch.no_grad():
-                getattr(model, parameter).normal_(std=0.02)
+        if isinstance(getattr(module, "position", None), nn.Parameter):
+            nn.init.normal_(module.position, std=0.02)

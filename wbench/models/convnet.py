@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from wbench.errors import FitError
 from wbench.models.mlp import Norm
 
 
@@ -27,11 +28,14 @@ class ConvBlock(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, inputs, height, width) -> (samples, outputs, height // 2, width // 2)."""
         return self.pool(self.act(self.norm(self.conv(x))))  # type: ignore[no-any-return]
 
 
 class ConvNet(nn.Module):
-    """Convolutions, one hidden linear layer, head. Slots: `blocks[i].conv`, `.norm`, `.act`, `linear`, `norm`, `act`, `head`.
+    """Convolutions, one hidden linear layer, head.
+
+    Slots: `blocks[i].conv`, `.norm`, `.act`, `.pool`; `linear`, `norm`, `act` (the hidden layer's), `head`.
 
     Args:
         in_channels: Channels of the image.
@@ -40,7 +44,10 @@ class ConvNet(nn.Module):
         widths: Channels of the blocks.
         hidden: Features of the linear layer.
         act: Makes an activation.
-        norm: Makes a norm from the number of channels.
+        norm: Makes a norm from the number of channels, for the blocks; the hidden layer's slot starts empty.
+
+    Raises:
+        FitError: If the blocks halve the image to nothing.
     """
 
     def __init__(
@@ -54,9 +61,12 @@ class ConvNet(nn.Module):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        channels = [in_channels, *widths]
-        self.blocks = nn.Sequential(*(ConvBlock(a, b, act, norm) for a, b in zip(channels[:-1], channels[1:], strict=True)))
         side = image_size // 2 ** len(widths)
+        if side < 1:
+            raise FitError(f"ConvNet: {len(widths)} halvings of an image of {image_size} pixels leave nothing; use fewer widths")
+        channels = [in_channels, *widths]
+        pairs = zip(channels[:-1], channels[1:], strict=True)
+        self.blocks = nn.Sequential(*(ConvBlock(a, b, act, norm) for a, b in pairs))
         self.linear = nn.Linear(channels[-1] * side * side, hidden)
         self.norm = nn.Identity()
         self.act = act()
@@ -74,4 +84,5 @@ class ConvNet(nn.Module):
         return self.act(self.norm(self.linear(self.blocks(x).flatten(1))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, channels, height, width) -> (samples, num_classes)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

@@ -7,11 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wbench.errors import DataError
 from wbench.models.attention import TransformerBlock, init_transformer
 
 
 class GPT(nn.Module):
-    """Embedding, pre-norm blocks, head. Slots: `blocks[i].attn.q/k/v/o/core`, `.mlp.fc1/act/fc2`, `.norm1/norm2`, `norm`, `head`.
+    """Embedding, pre-norm blocks, head.
+
+    Slots: `embedding`, `positions`; `blocks[i].attn.q`, `.k`, `.v`, `.o`, `.core`; `blocks[i].mlp.fc1`, `.act`, `.fc2`;
+    `blocks[i].norm1`, `.norm2`; `norm`, `head`.
 
     Args:
         vocab_size: Tokens.
@@ -41,7 +45,8 @@ class GPT(nn.Module):
         self.context = context
         self.embedding = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, mlp_ratio, True, act, dropout) for _ in range(depth)))
+        blocks = (TransformerBlock(width, heads, mlp_ratio, True, act, dropout) for _ in range(depth))
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size, bias=False)
         init_transformer(self, depth)
@@ -56,9 +61,15 @@ class GPT(nn.Module):
 
         Returns:
             (samples, length, width).
+
+        Raises:
+            DataError: If the input is longer than `context`.
         """
+        if tokens.shape[1] > self.context:
+            raise DataError(f"GPT: {tokens.shape[1]} tokens are more than the context of {self.context}; shorten the input")
         where = torch.arange(tokens.shape[1], device=tokens.device)
         return self.norm(self.blocks(self.embedding(tokens) + self.positions(where)))  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(samples, length), int64 -> (samples, length, vocab_size)."""
         return self.head(self.features(tokens))  # type: ignore[no-any-return]

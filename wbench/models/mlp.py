@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from wbench.errors import FitError
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -21,7 +23,9 @@ class Block(nn.Module):
         bias: Whether the linear layer has one.
     """
 
-    def __init__(self, inputs: int, outputs: int, act: Callable[[], nn.Module], norm: Norm | None, residual: bool, bias: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, act: Callable[[], nn.Module], norm: Norm | None, residual: bool, bias: bool
+    ) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs, bias=bias)
         self.norm = norm(outputs) if norm else nn.Identity()
@@ -29,6 +33,7 @@ class Block(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, inputs) -> (samples, outputs)."""
         y = self.act(self.norm(self.linear(x)))
         return x + y if self.residual else y
 
@@ -41,7 +46,10 @@ class MLP(nn.Module):
         act: Makes an activation.
         norm: Makes a norm from the number of features.
         residual: Add a block's input to its output where the sizes agree.
-        bias: Whether the blocks' linear layers have a bias.
+        bias: Whether the blocks' linear layers have a bias; the head always has one.
+
+    Raises:
+        FitError: If there are fewer than two sizes, or one is not positive.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class MLP(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise FitError(f"MLP: sizes={tuple(sizes)} is not allowed; allowed: at least two positive sizes, e.g. (64, 128, 10)")
         pairs = zip(sizes[:-2], sizes[1:-1], strict=True)
         self.blocks = nn.Sequential(*(Block(a, b, act, norm, residual and a == b, bias) for a, b in pairs))
         self.head = nn.Linear(sizes[-2], sizes[-1])
@@ -69,4 +79,5 @@ class MLP(nn.Module):
         return self.blocks(x.flatten(1))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, ...) -> (samples, sizes[-1])."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

@@ -29,9 +29,12 @@ class BasicBlock(nn.Module):
         self.norm2 = norm(outputs)
         self.act2 = act()
         same = stride == 1 and inputs == outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+        self.shortcut: nn.Module = nn.Identity()
+        if not same:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, inputs, height, width) -> (samples, outputs, ceil(height / stride), ceil(width / stride))."""
         y = self.act1(self.norm1(self.conv1(x)))
         return self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))  # type: ignore[no-any-return]
 
@@ -83,4 +86,5 @@ class ResNet(nn.Module):
         return self.pool(self.blocks(self.act(self.norm(self.stem(x))))).flatten(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, channels, height, width) -> (samples, num_classes)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

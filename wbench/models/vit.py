@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wbench.errors import FitError
 from wbench.models.attention import TransformerBlock, init_transformer
 
 
@@ -23,6 +24,9 @@ class ViT(nn.Module):
         heads: Heads; divides `width`.
         mlp_ratio: Hidden features of the feed-forward part over `width`.
         act: Makes an activation.
+
+    Raises:
+        FitError: If `patch_size` does not divide `image_size`.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class ViT(nn.Module):
         act: Callable[[], nn.Module] = nn.GELU,
     ) -> None:
         super().__init__()
+        if image_size % patch_size:
+            raise FitError(f"ViT: patch_size={patch_size} does not divide image_size={image_size}; choose a divisor")
         self.patch = nn.Conv2d(in_channels, width, patch_size, patch_size)
         self.position = nn.Parameter(torch.zeros((image_size // patch_size) ** 2, width))
         self.blocks = nn.Sequential(*(TransformerBlock(width, heads, mlp_ratio, False, act) for _ in range(depth)))
@@ -58,4 +64,5 @@ class ViT(nn.Module):
         return self.norm(self.blocks(tokens)).mean(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """(samples, channels, height, width) -> (samples, num_classes)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]
