@@ -58,7 +58,7 @@ class Claim:
         seeds: Number of seeds per scale.
         measure: `(arm, run, runs of the seed) -> {metric: value or per-item values}`.
         reads: How to read the outcome at this scale: what it does not show.
-        picture: Makes the claim's own figure of a result.
+        picture: `module:function` of a figure made from the table of `ClaimResult.picture_frame`; empty: none.
     """
 
     id: str
@@ -73,7 +73,7 @@ class Claim:
     seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 2, "cpu": 8, "gpu": 8})
     measure: Measure = final_metrics
     reads: str = ""
-    picture: Callable[[ClaimResult], Any] | None = None
+    picture: str = ""
 
     def __post_init__(self) -> None:
         for role, name in (("method", self.method), ("control", self.control)):
@@ -175,6 +175,18 @@ class ClaimResult:
         ]
         return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
 
+    def picture_frame(self) -> pd.DataFrame:
+        """Return what the arms' runs recorded, for the claim's picture: columns arm, seed, table, and those of the tables."""
+        import pandas as pd
+
+        frames = []
+        for arm, runs in self.runs.items():
+            for run in runs:
+                for name in ("metrics", *(probe for probe in run.probes if probe != "items")):
+                    frame = run.metrics if name == "metrics" else run.probe(name)
+                    frames.append(frame.assign(arm=arm, seed=run.seed, table=name))
+        return pd.concat(frames, ignore_index=True)
+
     def to_json(self) -> str:
         """Return claim, verdict, checks, values and run ids as JSON."""
         frame = self.frame()
@@ -208,9 +220,9 @@ class _Bar:
     def __enter__(self) -> Callable[[int, int], None] | None:
         if not self.show:
             return None
-        from tqdm import tqdm
+        from wbench.progress import bar
 
-        self.bar = tqdm(desc=self.name, unit="run", leave=False)
+        self.bar = bar(desc=self.name, unit="run", leave=False)
         return self._tell
 
     def _tell(self, done: int, total: int) -> None:

@@ -105,7 +105,7 @@ class TransformerBlock(nn.Module):
 
 
 def init_transformer(model: nn.Module, depth: int) -> None:
-    """Draw the initial weights: normal with deviation 0.02, over sqrt(2 depth) where a branch joins the stream; biases zero.
+    """Draw the initial weights: normal with deviation 0.02, over sqrt(2 depth) where a branch joins the stream.
 
     Args:
         model: Changed in place.

@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
         super().__init__()
         side = image_size // 2 ** len(widths)
         if side < 1:
-            raise FitError(f"ConvNet: {len(widths)} halvings of an image of {image_size} pixels leave nothing; use fewer widths")
+            raise FitError(f"ConvNet: {len(widths)} blocks halve an image of {image_size} pixels to nothing; use fewer")
         channels = [in_channels, *widths]
         pairs = zip(channels[:-1], channels[1:], strict=True)
         self.blocks = nn.Sequential(*(ConvBlock(a, b, act, norm) for a, b in pairs))

@@ -66,7 +66,7 @@ class GPT(nn.Module):
             DataError: If the input is longer than `context`.
         """
         if tokens.shape[1] > self.context:
-            raise DataError(f"GPT: {tokens.shape[1]} tokens are more than the context of {self.context}; shorten the input")
+            raise DataError(f"GPT: {tokens.shape[1]} tokens exceed the context of {self.context}; shorten the input")
         where = torch.arange(tokens.shape[1], device=tokens.device)
         return self.norm(self.blocks(self.embedding(tokens) + self.positions(where)))  # type: ignore[no-any-return]
 

@@ -62,7 +62,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
-            raise FitError(f"MLP: sizes={tuple(sizes)} is not allowed; allowed: at least two positive sizes, e.g. (64, 128, 10)")
+            raise FitError(f"MLP: sizes={tuple(sizes)} is not allowed; allowed: two or more, all positive")
         pairs = zip(sizes[:-2], sizes[1:-1], strict=True)
         self.blocks = nn.Sequential(*(Block(a, b, act, norm, residual and a == b, bias) for a, b in pairs))
         self.head = nn.Linear(sizes[-2], sizes[-1])

@@ -2,10 +2,10 @@
 
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.sheet import sheet
-from wbench.plots.training import effective_lr, intervals, landscape, metrics, subspace
+from wbench.plots.training import effective_lr, intervals, landscape, metrics, plasticity, subspace
 from wbench.plots.weights import companding, delta, histogram, rebin, spectrum
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "rebin", "sheet",
+    "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip

@@ -198,7 +198,7 @@ def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[
 
     width = min(columns, len(titles))
     rows = -(-len(titles) // width)
-    space = {"horizontal_spacing": 0.27 / width if width > 1 else 0.1, "vertical_spacing": 0.32 / rows if rows > 1 else 0.1}
+    space = {"horizontal_spacing": 0.27 / width if width > 1 else 0.1, "vertical_spacing": 0.36 / rows if rows > 1 else 0.1}
     figure = make_subplots(rows=rows, cols=width, subplot_titles=list(titles), **{**space, **options})
     figure.update_annotations(font_size=13)
     return figure, [(index // width + 1, index % width + 1) for index in range(len(titles))], rows

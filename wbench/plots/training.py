@@ -72,7 +72,7 @@ def metrics(frame: pd.DataFrame, *, names: tuple[str, ...] | None = None) -> go.
                 ),
                 row=row, col=column,
             )  # fmt: skip
-    layout(figure, height=110 + 270 * rows, legend=len(runs_of(frame)) > 1)
+    layout(figure, height=110 + 290 * rows, legend=len(runs_of(frame)) > 1)
     for place, (row, column) in enumerate(places):
         figure.update_xaxes(title_text="step", row=row, col=column)
         figure.update_yaxes(title_text=wanted[place].split(" ", 1)[1], row=row, col=column)
@@ -112,9 +112,9 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
                     shown = place == 0
                     trace = go.Scatter(x=x, y=y.astype("float32"), mode="lines+markers", marker={"size": 4}, name=label, legendgroup=label, line=line, showlegend=shown, hovertemplate="step %{x}: %{y:.3g}")
                     figure.add_trace(trace, row=places[place][0], col=1)
-    layout(figure, height=110 + 260 * rows)
+    layout(figure, height=110 + 290 * rows)
     figure.update_xaxes(title_text="step", row=rows, col=1)
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(type="log", exponentformat="power")
     figure.update_yaxes(title_text="share a step", row=1, col=1)
     if has_rate:
         figure.update_yaxes(title_text="rate", row=2, col=1)
@@ -207,7 +207,7 @@ def intervals(frame: pd.DataFrame) -> go.Figure:
     if frame.empty:
         return empty("intervals")
     labels = list(dict.fromkeys(frame["label"]))
-    figure = make_subplots(rows=len(labels), cols=1, subplot_titles=labels, vertical_spacing=min(0.12, 0.7 / len(labels)))
+    figure = make_subplots(rows=len(labels), cols=1, subplot_titles=labels, vertical_spacing=min(0.2, 0.62 / len(labels)))
     figure.update_annotations(x=0.0, xanchor="left", font_size=13)
     for row, label in enumerate(labels, start=1):
         part = frame[frame["label"] == label]
@@ -229,7 +229,7 @@ def intervals(frame: pd.DataFrame) -> go.Figure:
         figure.update_yaxes(type="category", range=[-0.6, part["arm_role"].nunique() - 0.4] if "arm_role" in part.columns else None, row=row, col=1)
     for word, symbol, colour in OUTCOMES.values():
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker={"symbol": symbol, "size": 10, "color": colour}, name=word), row=1, col=1)
-    layout(figure, height=90 + 125 * len(labels))
+    layout(figure, height=100 + 150 * len(labels))
     return figure
 
 
@@ -243,3 +243,34 @@ def _reach(table: pd.DataFrame) -> pd.Series:
 def _clear(colour: str) -> str:
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"
+
+
+def plasticity(frame: pd.DataFrame) -> go.Figure:
+    """Draw effective learning rates over a stream of tasks, and below them the accuracy at each task's end.
+
+    Args:
+        frame: Columns arm, table (`metrics` or `effective_lr`) and those of the two tables; the mean over seeds is drawn.
+
+    Returns:
+        A figure.
+    """
+    import plotly.graph_objects as go
+
+    require(frame, ("arm", "table", "step"), "plasticity")
+    if frame.empty:
+        return empty("plasticity")
+    figure, _, _ = panels(["effective learning rate, mean over normalised layers", "accuracy on a task when it ends"], columns=1)
+    metrics_rows = frame[(frame["table"] == "metrics") & (frame["name"] == "accuracy") & (frame["split"] == frame["phase"])]
+    rates = frame[(frame["table"] == "effective_lr") & frame.get("scale_invariant", False).eq(True)] if "scale_invariant" in frame else frame[:0]
+    for index, arm in enumerate(dict.fromkeys(metrics_rows["arm"])):
+        for row, part, column in ((1, rates, "effective_lr"), (2, metrics_rows, "value")):
+            mean = part[(part["arm"] == arm) & (part["step"] > 0)].groupby("step")[column].mean()
+            if len(mean):
+                shown = not any(trace.name == arm for trace in figure.data)
+                trace = go.Scatter(x=mean.index.to_numpy(), y=mean.to_numpy("float32"), mode="lines", name=arm, legendgroup=arm, line=style_of(index), showlegend=shown, hovertemplate="step %{x}: %{y:.4g}")
+                figure.add_trace(trace, row=row, col=1)
+    layout(figure, height=600)
+    figure.update_xaxes(title_text="step", row=2, col=1)
+    figure.update_yaxes(title_text="rate", type="log", row=1, col=1)
+    figure.update_yaxes(title_text="accuracy (share)", range=[0, 1.03], row=2, col=1)
+    return figure

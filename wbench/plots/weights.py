@@ -87,7 +87,7 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) 
                 ))  # fmt: skip
         return traces
 
-    layout(figure, height=100 + 250 * rows, legend=len(runs) > 1)
+    layout(figure, height=100 + 270 * rows, legend=len(runs) > 1)
     with_steps(figure, _steps(frame), traces_at)
     for place, (row, column) in enumerate(places):
         low, high = edges[layers[place]][[0, -1]]
@@ -130,7 +130,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
                 ))  # fmt: skip
         return traces
 
-    layout(figure, height=100 + 250 * rows, legend=len(runs) > 1)
+    layout(figure, height=100 + 270 * rows, legend=len(runs) > 1)
     with_steps(figure, _steps(frame), traces_at)
     for place, (row, column) in enumerate(places):
         part = frame[frame["layer"] == layers[place]]["singular_value"].to_numpy(float)
@@ -179,12 +179,13 @@ def companding(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     layout(figure, height=520, title=f"layer {name}")
     with_steps(figure, _steps(frame), traces_at)
     reach_v, reach_w = (1.05 * float(frame[key].abs().max()) for key in ("v", "w"))
-    figure.update_xaxes(title_text="density of w", row=1, col=1, autorange="reversed", showticklabels=True)
+    high_v, high_w = (1.05 * float(frame[key].max()) for key in ("density_v", "density_w"))
+    figure.update_xaxes(title_text="density of w", range=[high_w, 0], row=1, col=1, showticklabels=True)
     figure.update_yaxes(title_text="weight w", range=[-reach_w, reach_w], row=1, col=1)
     figure.update_yaxes(range=[-reach_w, reach_w], row=1, col=2)
     figure.update_xaxes(range=[-reach_v, reach_v], row=1, col=2)
     figure.update_xaxes(title_text="trained value v", range=[-reach_v, reach_v], row=2, col=2)
-    figure.update_yaxes(title_text="density of v", row=2, col=2)
+    figure.update_yaxes(title_text="density of v", range=[0, high_v], row=2, col=2)
     figure.update_xaxes(visible=False, row=2, col=1)
     figure.update_yaxes(visible=False, row=2, col=1)
     return figure

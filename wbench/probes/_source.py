@@ -57,8 +57,14 @@ def _all(source: Source, nonfinite: str) -> Iterator[tuple[str, str, Tensor]]:
 
 def _of_module(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     seen: set[int] = set()
+    inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if name.endswith("parametrizations") or ".parametrizations." in f".{name}.":
+        if name.endswith("parametrizations") or ".parametrizations." in f".{name}." or name.startswith(inside or ("\0",)):
+            continue
+        if hasattr(module, "merged_weight"):  # an adapted layer: what the forward uses is the merged weight
+            inside += (f"{name}." if name else "",)
+            with torch.no_grad():
+                yield name or type(model).__name__, "weight", module.merged_weight().detach()  # type: ignore[operator]
             continue
         if parametrize.is_parametrized(module):
             for parameter, held in module.parametrizations.items():  # type: ignore[operator,union-attr]

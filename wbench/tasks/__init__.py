@@ -10,7 +10,7 @@ from wbench.tasks.linear_teacher import LinearTeacher
 from wbench.tasks.mnist import Mnist
 
 
-def all() -> dict[str, type[Task]]:  # noqa: A001
+def all() -> dict[str, type[Task]]:
     """Return every task class by id."""
     classes: list[type[Task]] = [Digits, Mnist, Fashion, Chars, DigitDomains, DigitStreams, LinearTeacher]
     return {cls.id: cls for cls in classes}
@@ -20,10 +20,7 @@ def get(task_id: str) -> type[Task]:
     """Return a task's class.
 
     Args:
-        task_id: Its id, e.g. `digits`.
-
-    Raises:
-        UnknownNameError: If there is none; names the closest.
+        task_id: Its id, e.g. `digits`; an unknown one is refused with the closest names.
     """
     from wbench.task import find_task
 

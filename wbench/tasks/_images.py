@@ -10,7 +10,9 @@ from wbench.models import MLP, ConvNet, ResNet, ViT
 from wbench.splits import Splits, TensorSplit
 
 
-def image_model(kind: str, side: int, classes: int, seed: int, hidden: tuple[int, ...], large: bool = False) -> nn.Module:
+def image_model(
+    kind: str, side: int, classes: int, seed: int, hidden: tuple[int, ...], large: bool = False
+) -> nn.Module:
     """Return a model for square images of one channel.
 
     Args:
@@ -34,7 +36,8 @@ def image_model(kind: str, side: int, classes: int, seed: int, hidden: tuple[int
         if kind == "resnet":
             return ResNet(1, classes, (64, 128, 256) if large else (16, 32, 64), 2 if large else 1)
         patch = 2 if side < 16 else 4
-        return ViT(1, side, classes, patch, 8 if large else 2, 256 if large else 64, 8 if large else 4, 4 if large else 2)
+        depth, width, heads, ratio = (8, 256, 8, 4) if large else (2, 64, 4, 2)
+        return ViT(1, side, classes, patch, depth, width, heads, ratio)
 
 
 def split(x: Tensor, y: Tensor, sizes: tuple[int, int], rng: torch.Generator) -> Splits:
@@ -53,19 +56,21 @@ def split(x: Tensor, y: Tensor, sizes: tuple[int, int], rng: torch.Generator) ->
         KnobError: If too few samples are left for the test split.
     """
     if sum(sizes) >= len(x):
-        raise KnobError(f"train_size={sizes[0]} is out of range; allowed: up to {len(x) - sizes[1] - 1} of the {len(x)} samples")
+        room = len(x) - sizes[1] - 1
+        raise KnobError(f"train_size={sizes[0]} is out of range; allowed: up to {room} of these {len(x)} samples")
     order = torch.randperm(len(x), generator=rng)
     parts = torch.tensor_split(order, [sizes[0], sum(sizes)])
-    return Splits({name: TensorSplit(x[part], y[part]) for name, part in zip(("train", "valid", "test"), parts, strict=True)})
+    named = zip(("train", "valid", "test"), parts, strict=True)
+    return Splits({name: TensorSplit(x[part], y[part]) for name, part in named})
 
 
-def noisy(labels: Tensor, share: float, classes: int, rng: torch.Generator) -> Tensor:
-    """Return labels of which a share was drawn anew, uniformly over the classes.
+def noisy(labels: Tensor, share: float, classes: Tensor, rng: torch.Generator) -> Tensor:
+    """Return labels of which a share was drawn anew, uniformly over the classes; some are drawn as they were.
 
     Args:
         labels: (samples,).
         share: In [0, 1]; rounded to whole samples.
-        classes: Number of classes.
+        classes: The classes to draw from, (number,).
         rng: Decides which and what.
 
     Returns:
@@ -73,5 +78,5 @@ def noisy(labels: Tensor, share: float, classes: int, rng: torch.Generator) -> T
     """
     changed = torch.randperm(len(labels), generator=rng)[: round(share * len(labels))]
     result = labels.clone()
-    result[changed] = torch.randint(classes, (len(changed),), generator=rng)
+    result[changed] = classes[torch.randint(len(classes), (len(changed),), generator=rng)]
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,16 +16,16 @@ from wbench.splits import Splits, TensorSplit
 from wbench.task import Task
 from wbench.tasks._images import image_model
 
-_BASE = Recipe(optimizer="adam", lr=2e-3, schedule="cosine", warmup=20, batch_size=64, steps=400)
+_BASE = Recipe(optimizer="adam", lr=3e-3, schedule="cosine", warmup=20, batch_size=32, steps=900)
 
 
 class Pictures(Task):
-    """Ten classes of 28 x 28 grey images; the validation split is 500 of the 5,000 training images."""
+    """Ten classes of 28 x 28 grey images; validation: 500 of the 5,000 training images, the same for every seed."""
 
     recipes: ClassVar[dict[str, Recipe]] = {
-        "smoke": _BASE.replace(steps=24, warmup=4),
+        "smoke": _BASE.replace(steps=24, warmup=4, eval_every=24),
         "cpu": _BASE,
-        "gpu": _BASE.replace(steps=8000, warmup=200, batch_size=256),
+        "gpu": _BASE.replace(steps=8000, warmup=200, batch_size=256, lr=1e-3),
     }
 
     architecture: Literal["convnet", "resnet", "vit", "mlp"] = knob("convnet", doc="Model.")
@@ -42,6 +43,7 @@ class Pictures(Task):
         raise DataError("this task names no images")
 
     def data(self, seed: int) -> Splits:
+        """Return train, valid and test: images (samples, 1, 28, 28) in [0, 1], classes (samples,)."""
         held = self.load()
         x, y = _tensors(held.x_train, held.y_train)
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -54,8 +56,9 @@ class Pictures(Task):
         )
 
     def model(self, seed: int) -> nn.Module:
+        """Return the model chosen by `architecture` and `size`: (samples, 1, 28, 28) -> (samples, 10)."""
         return image_model(self.architecture, 28, 10, seed, self.hidden, large=self.size == "large")
 
 
-def _tensors(images: object, labels: object) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.as_tensor(images).float().div(255.0).unsqueeze(1), torch.as_tensor(labels).long()
+def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(images).float().div(255.0).unsqueeze(1), torch.tensor(labels)

@@ -20,6 +20,9 @@ _BASE = Recipe(optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3, batch_
 class Digits(Task):
     """Classify handwritten digits of 8 x 8 pixels, values in [0, 1].
 
+    The seed decides the split. Validation: 300 samples, or 150 of the halves `0-4` and `5-9`; test: what is left. Only
+    training labels are changed.
+
     Usage:
         `wb.train(wb.tasks.Digits(train_size=200, label_noise=0.1))`
     """
@@ -34,28 +37,30 @@ class Digits(Task):
 
     architecture: Literal["mlp", "residual_mlp", "convnet", "vit"] = knob("mlp", doc="Model.")
     hidden: tuple[int, ...] = knob((128, 128), 1, 16384, doc="Hidden sizes of the MLPs.")
-    train_size: int = knob(1000, 10, 1496, unit="samples", doc="Training samples; 300 are for validation, the rest for test.")
-    label_noise: float = knob(0.0, 0.0, 1.0, doc="Share of training labels drawn anew.")
+    train_size: int | None = knob(None, 10, 1496, unit="samples", doc="Training samples; none: 1000, or 500 of a half.")
+    label_noise: float = knob(0.0, 0.0, 1.0, doc="Share of training labels drawn anew among the digits in use.")
     classes: Literal["all", "0-4", "5-9"] = knob("all", doc="Digits in use; the model keeps ten outputs.")
     permuted: bool = knob(False, doc="Permute the pixels, by the seed.")
     random_labels: bool = knob(False, doc="Draw all training labels anew: nothing to learn but by heart.")
 
     def data(self, seed: int) -> Splits:
+        """Return train, valid and test: images (samples, 1, 8, 8), digits (samples,)."""
         rng = torch.Generator().manual_seed(seed)
         images, labels = load_digits()
-        x, y = torch.from_numpy(images).div(16.0).unsqueeze(1), torch.from_numpy(labels)
+        x, y = torch.tensor(images).div(16.0).unsqueeze(1), torch.tensor(labels)
         if self.classes != "all":
             keep = (y < 5) if self.classes == "0-4" else (y >= 5)
             x, y = x[keep], y[keep]
         if self.permuted:
             x = x.flatten(1)[:, torch.randperm(64, generator=rng)].view(-1, 1, 8, 8)
-        room = len(x) - 300
-        splits = split(x, y, (min(self.train_size, room - 1) if self.classes != "all" else self.train_size, 300), rng)
+        train, valid = (1000, 300) if self.classes == "all" else (500, 150)
+        splits = split(x, y, (self.train_size or train, valid), rng)
         share = 1.0 if self.random_labels else self.label_noise
         if share > 0:
             inputs, targets = splits["train"].tensors  # type: ignore[attr-defined]
-            splits["train"] = TensorSplit(inputs, noisy(targets, share, 10, rng))
+            splits["train"] = TensorSplit(inputs, noisy(targets, share, y.unique(), rng))
         return splits
 
     def model(self, seed: int) -> nn.Module:
+        """Return the model chosen by `architecture`: (samples, 1, 8, 8) -> (samples, 10)."""
         return image_model(self.architecture, 8, 10, seed, self.hidden)

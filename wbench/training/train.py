@@ -315,6 +315,7 @@ def _train(model: nn.Module, ctx: Context, recorder: Recorder, seed: int) -> Non
 
 
 def _finish(model: nn.Module, ctx: Context, writer: RunWriter) -> nn.Module:
+    trainable = sum(param.numel() for param in model.parameters() if param.requires_grad)
     if ctx.methods:
         writer.tensors("trained", _state(model))
     for method in reversed(ctx.methods):
@@ -327,8 +328,21 @@ def _finish(model: nn.Module, ctx: Context, writer: RunWriter) -> nn.Module:
 
         frames = [pd.DataFrame({"name": key, "item": range(len(v)), "value": v.numpy()}) for key, v in items.items()]
         writer.table("items", pd.concat(frames, ignore_index=True))
+    writer.log(_sizes(ctx, trainable))
     writer.tensors("weights", _state(model))
     return model
+
+
+def _sizes(ctx: Context, trainable: int) -> list[dict[str, Any]]:
+    """Numbers that were trained, and numbers and bytes that the optimizer kept for them (step counters left out)."""
+    states = ctx.optimizer.state.values() if ctx.optimizer is not None else []
+    held = [value for state in states for key, value in state.items() if isinstance(value, Tensor) and key != "step"]
+    sizes = {
+        "trainable": trainable,
+        "optimizer_numbers": sum(value.numel() for value in held),
+        "optimizer_bytes": sum(value.numel() * value.element_size() for value in held),
+    }
+    return [{"step": ctx.step, "phase": "end", "split": "store", "name": key, "value": float(v)} for key, v in sizes.items()]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -363,9 +377,9 @@ class _bar:
     def __enter__(self) -> OnStep | None:
         if not self.show:
             return self.on_step
-        from tqdm import tqdm
+        from wbench.progress import bar
 
-        self.bar = tqdm(total=self.total, unit="step", leave=False)
+        self.bar = bar(total=self.total, unit="step", leave=False)
         return self._tell
 
     def _tell(self, step: int, loss: float) -> None:

@@ -71,9 +71,12 @@ class LoRA(Adapter):
     rank: int = knob(4, 1, 8192, scale="log", slider=(1, 128), doc="Rank of the product.")
     alpha: float | None = knob(None, 0.0, 4096.0, slider=(1, 128), doc="Scale is alpha / rank; none: alpha = rank, scale 1.")
     dropout: float = knob(0.0, 0.0, 0.9, slider=(0.0, 0.3), doc="Dropout on the adapter's input.")
+    train_a: bool = knob(True, doc="Train A; off: a fixed random A, only B is trained (LoRA-FA).")
 
     def adapt(self, linear: nn.Linear, name: str) -> AdaptedLayer:
-        return LoRALayer(linear, self.checked_rank(linear, name), self.scaling, self.dropout)
+        layer = LoRALayer(linear, self.checked_rank(linear, name), self.scaling, self.dropout)
+        layer.lora_a.requires_grad_(self.train_a)
+        return layer
 
     @property
     def scaling(self) -> float:

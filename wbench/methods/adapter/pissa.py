@@ -56,7 +56,9 @@ class PiSSA(LoRA):
     def adapt(self, linear: nn.Linear, name: str) -> AdaptedLayer:
         if self.scaling == 0.0:
             raise FitError("pissa: alpha=0 leaves no path for the principal part; use a positive alpha")
-        layer = LoRALayer(linear, self.checked_rank(linear, name), self.scaling, self.dropout)
+        layer = super().adapt(linear, name)
+        if not isinstance(layer, LoRALayer):
+            raise FitError(f"pissa: '{name}' got no low-rank layer")
         with torch.no_grad():
             a, b = principal_factors(linear.weight, self.rank)
             layer.lora_a.copy_(a / math.sqrt(self.scaling))

@@ -1,0 +1,219 @@
+"""The command line: `wbench ...`. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="wbench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="The workbench for weight-space methods: train, probe, check claims, report.",
+)  # fmt: skip
+runs_app = typer.Typer(no_args_is_help=True, help="List, show, compare and delete recorded runs.", rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+Store = Annotated[str, typer.Option("--store", help="Folder of the run store; default $WBENCH_HOME/runs or ./.wbench/runs.")]
+Scale = Annotated[str, typer.Option(help="smoke (seconds), cpu (under a minute a run) or gpu.")]
+Set = Annotated[list[str], typer.Option("--set", help="A knob: name=value; may be repeated.")]
+TaskSet = Annotated[list[str], typer.Option("--task-set", help="A task's option: name=value; may be repeated.")]
+
+
+def _pairs(values: list[str], option: str) -> dict[str, str]:
+    from wbench.errors import KnobError
+
+    found = {}
+    for value in values:
+        name, sign, text = value.partition("=")
+        if not sign or not name:
+            raise KnobError(f"{option} {value!r} is not allowed; allowed: name=value")
+        found[name.strip()] = text
+    return found
+
+
+def _store(folder: str) -> Any:
+    from wbench.runs import RunStore
+
+    return RunStore(folder or None)
+
+
+@app.command()
+def methods(
+    topic: Annotated[str, typer.Option(help="Only methods with this topic, or part of it.")] = "",
+    stage: Annotated[str, typer.Option(help="Only methods of this stage.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the README's table.")] = False,
+) -> None:
+    """List the methods: id, stage, title."""
+    from wbench.listing import markdown_table, plain_table
+
+    print(markdown_table() if markdown else plain_table(topic, stage))
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="Name of a task.")],
+    method: Annotated[list[str], typer.Argument(help="Ids of methods; none: the baseline.")] = [],  # noqa: B006 - typer reads it once
+    scale: Scale = "cpu",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    settings: Set = [],  # noqa: B006
+    task_settings: TaskSet = [],  # noqa: B006
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    store: Store = "",
+) -> None:
+    """Train a task's model with methods on it, and record the run. With several methods, --set takes method.knob=value."""
+    from wbench.errors import KnobError
+    from wbench.method import get
+    from wbench.task import find_task
+    from wbench.training import train as run_training
+
+    chosen = []
+    pairs = _pairs(settings, "--set")
+    for name in method:
+        own = {key.rpartition(".")[2]: value for key, value in pairs.items() if key.rpartition(".")[0] in {"", name}}
+        if "" in {key.rpartition(".")[0] for key in pairs} and len(method) > 1:
+            raise KnobError("with several methods write --set method.knob=value")
+        chosen.append(get(name).from_strings(own))
+    if pairs and not method:
+        raise KnobError("--set needs a method; a task's options are set with --task-set")
+    found = find_task(task, _pairs(task_settings, "--task-set"))
+    run = run_training(found, chosen, seed=seed, scale=scale, device=device, store=_store(store), progress=True)
+    _show(run)
+    if run.status == "diverged":
+        print(f"diverged: {run.reason}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def probe(
+    path: Annotated[str, typer.Argument(help="Checkpoint: .safetensors, an index, a folder, .pt, .pth or .bin.")],
+    name: Annotated[str, typer.Option("--probe", help="spectrum, histogram or summary.")] = "spectrum",
+    layers: Annotated[str, typer.Option(help="Glob over layer names.")] = "*",
+    nonfinite: Annotated[str, typer.Option(help="Tensors with NaN or inf: raise or skip.")] = "raise",
+    out: Annotated[str, typer.Option(help="Write the whole table to this .parquet or .csv file.")] = "",
+) -> None:
+    """Probe a checkpoint on disk, tensor by tensor; prints one row a layer."""
+    from wbench.listing import probe_table
+
+    print(probe_table(path, name, layers, nonfinite, out))
+
+
+@app.command()
+def claim(
+    method: Annotated[str, typer.Argument(help="Id of a method.")],
+    scale: Scale = "cpu",
+    seeds: Annotated[int, typer.Option(help="Number of seeds; 0: the claim's own.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.")] = 0,
+    store: Store = "",
+    out: Annotated[str, typer.Option(help="Write the verdict as JSON to this file.")] = "",
+) -> None:
+    """Check a method's claim with its negative control, and print the verdict with every interval."""
+    from wbench import claims
+    from wbench.listing import claim_text
+
+    result = claims.get(method).run(scale, seeds=seeds or None, store=_store(store), workers=workers or None, progress=True)
+    print(claim_text(result))
+    if out:
+        Path(out).write_text(result.to_json())
+
+
+@app.command()
+def report(
+    method: Annotated[list[str], typer.Argument(help="Id of a method; or: compare METHOD METHOD ...")],
+    task: Annotated[str, typer.Option(help="What is trained on beside the claims.")] = "mnist",
+    scale: Scale = "cpu",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training beside the claims.")] = 1,
+    settings: Set = [],  # noqa: B006
+    out: Annotated[str, typer.Option(help="Folder for notebook, HTML and verdicts.")] = "out",
+    store: Store = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Run the report notebook on a method, or on several side by side, and write one interactive HTML file."""
+    from wbench.errors import KnobError
+    from wbench.reports import report as make_report
+
+    compare = method[0] == "compare"
+    names = method[1:] if compare else method
+    if not names or (len(names) > 1 and not compare):
+        raise KnobError("write: wbench report METHOD, or: wbench report compare METHOD METHOD ...")
+    pairs = _pairs(settings, "--set")
+    if compare and pairs:
+        raise KnobError("--set is for a report on one method")
+    made = make_report(
+        names, task=task, scale=scale, seeds=seeds, settings=pairs, out=out, store=_store(store), compare=compare, progress=not quiet
+    )
+    for name, outcome in made.outcomes.items():
+        print(f"{name}: {outcome}")
+    print(f"{made.html} ({made.html.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command("init")
+def init(folder: Annotated[str, typer.Argument(help="Where to copy the notebooks.")] = "notebooks") -> None:
+    """Copy the notebooks out of the package, so that they can be opened and changed."""
+    from wbench.reports import copy_notebooks
+
+    for path in copy_notebooks(folder):
+        print(path)
+
+
+@runs_app.command("list")
+def runs_list(store: Store = "") -> None:
+    """List the recorded runs, newest first."""
+    from wbench.listing import runs_table
+
+    print(runs_table(_store(store)))
+
+
+@runs_app.command("show")
+def runs_show(run: Annotated[str, typer.Argument(help="Id, or its start.")], store: Store = "") -> None:
+    """Show one run."""
+    _show(_store(store).get(run))
+
+
+@runs_app.command("compare")
+def runs_compare(run: Annotated[list[str], typer.Argument(help="Ids, or their starts.")], store: Store = "") -> None:
+    """Show where runs differ: settings and final metrics."""
+    print(_store(store).compare(run).to_string())
+
+
+@runs_app.command("delete")
+def runs_delete(run: Annotated[list[str], typer.Argument(help="Ids, or their starts.")], store: Store = "") -> None:
+    """Delete runs."""
+    for name in run:
+        print(f"deleted {_store(store).delete(name)}")
+
+
+def _show(run: Any) -> None:
+    from wbench.listing import run_text
+
+    print(run_text(run))
+
+
+def main() -> None:
+    """Run the command line; errors that a user can cause end with status 1 and one message."""
+    from wbench.errors import WBenchError
+
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except WBenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):
+            show = getattr(error, "show", None)
+            if callable(show):
+                show()
+            sys.exit(getattr(error, "exit_code", 2))
+        raise
+
+
+if __name__ == "__main__":
+    main()

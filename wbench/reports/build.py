@@ -1,0 +1,156 @@
+"""Making a report: papermill runs a notebook, one HTML file and the verdicts come out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wbench import claims
+from wbench.errors import ReportError
+from wbench.method import get
+from wbench.reports.html import to_html
+from wbench.reports.progress import relayed
+from wbench.runs import RunStore
+from wbench.task import find_task
+
+
+@dataclass(frozen=True)
+class Report:
+    """The files of a report.
+
+    Attributes:
+        notebook: The executed notebook.
+        html: The one HTML file.
+        verdicts: Claim id to the file with its verdict, seeds' values and intervals.
+        outcomes: Claim id to `reproduced`, `not reproduced`, `inconclusive` or `invalid`.
+    """
+
+    notebook: Path
+    html: Path
+    verdicts: dict[str, Path]
+    outcomes: dict[str, str]
+
+
+def notebooks_dir() -> Path:
+    """Return the folder of the notebooks: that of the installed package, else that of the checkout."""
+    installed = Path(__file__).parents[1] / "_share" / "notebooks"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "notebooks"
+
+
+def report(
+    methods: Sequence[str],
+    *,
+    task: str = "",
+    scale: str = "cpu",
+    seeds: int = 1,
+    settings: Mapping[str, str] | None = None,
+    out: str | Path = "out",
+    store: RunStore | None = None,
+    compare: bool | None = None,
+    progress: bool = True,
+) -> Report:
+    """Execute a notebook on one method, or on several side by side, and write one HTML file and the verdicts.
+
+    Args:
+        methods: Ids. One: `method.ipynb`; several: `compare.ipynb`.
+        task: What the methods are trained on beside their claims; default `mnist`.
+        scale: `smoke`, `cpu` or `gpu`.
+        seeds: Seeds of the training beside the claims; the claims keep their own number.
+        settings: Knob to text value, for a report on one method.
+        out: Folder for the files; made when needed.
+        store: Where runs are kept and found.
+        compare: Use `compare.ipynb` whatever the number of methods.
+        progress: Show progress per cell and per training step on standard error.
+
+    Returns:
+        The files.
+
+    Raises:
+        ReportError: If a cell fails (the partial notebook is kept and named) or the folder cannot be written.
+        WBenchError: If a method, task, knob or scale is not allowed; nothing is executed then.
+    """
+    side_by_side = compare if compare is not None else len(methods) > 1
+    checked = [get(name) for name in methods]
+    if settings:
+        checked[0].from_strings(settings)
+    find_task(task or "mnist").recipe(scale)
+    store = store or RunStore()
+    store.check_writable()
+    folder = Path(out)
+    name = "compare" if side_by_side else methods[0]
+    parameters: dict[str, Any] = {"task": task or "mnist", "scale": scale, "seeds": seeds, "store": str(store.root.resolve())}
+    parameters |= {"methods": json.dumps(list(methods))} if side_by_side else {"method": methods[0], "settings": json.dumps(dict(settings or {}))}
+    source = notebooks_dir() / ("compare.ipynb" if side_by_side else "method.ipynb")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        executed = execute(source, folder / f"{name}.ipynb", parameters, progress=progress)
+        page = to_html(executed, folder / f"{name}.html", title=f"wbench: {', '.join(methods)}")
+        verdicts, outcomes = {}, {}
+        for method in methods:
+            if method in claims.all():
+                result = claims.get(method).run(scale, store=store)
+                verdicts[method] = folder / f"verdict-{method}.json"
+                verdicts[method].write_text(result.to_json())
+                outcomes[method] = result.verdict.outcome
+    except OSError as error:
+        raise ReportError(f"the report cannot be written to {folder}: {error.strerror or error}; choose another folder with --out") from error
+    return Report(executed, page, verdicts, outcomes)
+
+
+def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
+    """Execute a notebook with parameters, which are data, never code.
+
+    Args:
+        source: The notebook, with a cell tagged `parameters`.
+        target: Where the executed one goes; kept as far as it came when a cell fails.
+        parameters: Name to a plain value.
+        progress: Show progress on standard error.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ReportError: If a cell fails; names the error and the partial notebook.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        with relayed():
+            papermill.execute_notebook(
+                str(source), str(target), parameters=dict(parameters), kernel_name="python3", progress_bar=progress,
+                store_widget_state=False, cwd=str(Path.cwd()), request_save_on_cell_execute=True,
+            )  # fmt: skip
+    except PapermillExecutionError as error:
+        raise ReportError(f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; the partial notebook is {target}") from error
+    return target
+
+
+def copy_notebooks(folder: str | Path) -> list[Path]:
+    """Copy the notebooks out, so that they can be opened and changed.
+
+    Args:
+        folder: Where to; made when needed. Files that are there are not overwritten.
+
+    Returns:
+        The copied files.
+
+    Raises:
+        ReportError: If the folder cannot be written.
+    """
+    target = Path(folder)
+    copied = []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for source in sorted(notebooks_dir().glob("*.ipynb")):
+            if not (target / source.name).exists():
+                copied.append(Path(shutil.copy(source, target / source.name)))
+    except OSError as error:
+        raise ReportError(f"the notebooks cannot be copied to {target}: {error.strerror or error}") from error
+    return copied
