@@ -169,13 +169,20 @@ def test_vit_without_positions_ignores_the_order_of_patches() -> None:
     assert torch.allclose(model(x), model(moved), atol=1e-6)
 
 
-def test_branches_start_smaller_in_deeper_transformers() -> None:
+def test_transformers_start_with_weights_in_proportion_to_their_width_and_depth() -> None:
     torch.manual_seed(0)
-    model = GPT(50, 8, depth=8, width=128)
-    attention = model.blocks[0].attn
-    assert float(attention.q.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
-    assert float(attention.o.weight.detach().std()) == pytest.approx(0.02 / 4, rel=0.05)  # sqrt(2 * 8)
-    assert float(model.blocks[0].mlp.fc2.weight.detach().std()) == pytest.approx(0.02 / 4, rel=0.05)
+    model = GPT(50, 8, depth=8, width=100)
+    block = model.blocks[0]
+    branch = math.sqrt(2 * 8)
+    for weight, deviation in (
+        (model.embedding.weight, 0.02),
+        (block.attn.q.weight, 0.05),
+        (block.attn.o.weight, 0.05 / branch),
+        (block.mlp.fc1.weight, 0.05),
+        (block.mlp.fc2.weight, 0.025 / branch),
+    ):
+        assert float(weight.detach().std()) == pytest.approx(deviation, rel=0.05)
+    assert not block.attn.q.bias.detach().any()
 
 
 class Recorded(nn.Module):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wbench.runs import Run, RunStore
     from wbench.splits import Splits
     from wbench.task import Task
-    from wbench.training import Diverged, restore, train, watch
+    from wbench.training import Diverged, restore, train, watch  # type: ignore[no-redef]
 
 __version__ = "0.1.0"
 

@@ -70,7 +70,13 @@ def summary(path: str | Path) -> pd.DataFrame:
     for name, tensor in _tensors(_located(path)):
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
         size = tensor.numel() * tensor.element_size()
-        rows.append({"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": shape, "numel": tensor.numel(), "bytes": size})
+        rows.append({
+            "name": name,
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": shape,
+            "numel": tensor.numel(),
+            "bytes": size,
+        })
     return pd.DataFrame(rows, columns=["name", "dtype", "shape", "numel", "bytes"])
 
 
@@ -83,10 +89,14 @@ def _located(path: str | Path) -> Path:
     candidates = [*sorted(path.glob("*.safetensors.index.json")), *sorted(path.glob("*.safetensors"))]
     candidates += sorted(child for child in path.iterdir() if child.suffix in TORCH)
     if not candidates:
-        raise CheckpointError(f"{path} holds no checkpoint; looked for *.safetensors, *.safetensors.index.json, *.pt, *.pth, *.bin")
+        raise CheckpointError(
+            f"{path} holds no checkpoint; looked for *.safetensors, *.safetensors.index.json, *.pt, *.pth, *.bin"
+        )
     plain = [child for child in candidates if child.suffix == ".safetensors"]
     if len(plain) > 1 and candidates[0].suffix != ".json":
-        raise CheckpointError(f"{path} holds {len(plain)} safetensors files and no index; name one: {', '.join(p.name for p in plain[:5])}")
+        raise CheckpointError(
+            f"{path} holds {len(plain)} safetensors files and no index; name one: {', '.join(p.name for p in plain[:5])}"
+        )
     return candidates[0]
 
 
@@ -98,7 +108,9 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     elif path.suffix in TORCH:
         yield from _torch(path)
     else:
-        raise CheckpointError(f"{path}: '{path.suffix}' is not a checkpoint ending; allowed: .safetensors, .safetensors.index.json, .pt, .pth, .bin")
+        raise CheckpointError(
+            f"{path}: '{path.suffix}' is not a checkpoint ending; allowed: .safetensors, .safetensors.index.json, .pt, .pth, .bin"
+        )
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -128,10 +140,17 @@ def _torch(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         held = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "it is no plain list of tensors")
-        raise CheckpointError(f"{path} was not loaded, as it would run code or is damaged: {reason.strip()}; save it as safetensors") from None
+        reason = next(
+            (line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line),
+            "it is no plain list of tensors",
+        )
+        raise CheckpointError(
+            f"{path} was not loaded, as it would run code or is damaged: {reason.strip()}; save it as safetensors"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {str(error).splitlines()[0]}; fetch it again") from error
+        raise CheckpointError(
+            f"{path} is truncated or damaged: {str(error).splitlines()[0]}; fetch it again"
+        ) from error
     yield from _nested(held, "")
 
 
@@ -139,6 +158,8 @@ def _nested(held: Any, path: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(held, Tensor):
         yield path or "tensor", held
     elif isinstance(held, Mapping):
-        inner = next((key for key in ("state_dict", "model_state_dict", "model") if isinstance(held.get(key), Mapping)), None)
+        inner = next(
+            (key for key in ("state_dict", "model_state_dict", "model") if isinstance(held.get(key), Mapping)), None
+        )
         for key, value in (held[inner] if inner and not path else held).items():
             yield from _nested(value, f"{path}.{key}" if path else str(key))

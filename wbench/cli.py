@@ -12,10 +12,14 @@ app = typer.Typer(
     name="wbench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="The workbench for weight-space methods: train, probe, check claims, report.",
 )  # fmt: skip
-runs_app = typer.Typer(no_args_is_help=True, help="List, show, compare and delete recorded runs.", rich_markup_mode=None)
+runs_app = typer.Typer(
+    no_args_is_help=True, help="List, show, compare and delete recorded runs.", rich_markup_mode=None
+)
 app.add_typer(runs_app, name="runs")
 
-Store = Annotated[str, typer.Option("--store", help="Folder of the run store; default $WBENCH_HOME/runs or ./.wbench/runs.")]
+Store = Annotated[
+    str, typer.Option("--store", help="Folder of the run store; default $WBENCH_HOME/runs or ./.wbench/runs.")
+]
 Scale = Annotated[str, typer.Option(help="smoke (seconds), cpu (under a minute a run) or gpu.")]
 Set = Annotated[list[str], typer.Option("--set", help="A knob: name=value; may be repeated.")]
 TaskSet = Annotated[list[str], typer.Option("--task-set", help="A task's option: name=value; may be repeated.")]
@@ -65,7 +69,7 @@ def train(
     """Train a task's model with methods on it, and record the run. With several methods, --set takes method.knob=value."""
     from wbench.errors import KnobError
     from wbench.method import get
-    from wbench.task import find_task
+    from wbench.tasks import find_task
     from wbench.training import train as run_training
 
     chosen = []
@@ -112,7 +116,9 @@ def claim(
     from wbench import claims
     from wbench.listing import claim_text
 
-    result = claims.get(method).run(scale, seeds=seeds or None, store=_store(store), workers=workers or None, progress=True)
+    result = claims.get(method).run(
+        scale, seeds=seeds or None, store=_store(store), workers=workers or None, progress=True
+    )
     print(claim_text(result))
     if out:
         Path(out).write_text(result.to_json())
@@ -141,7 +147,15 @@ def report(
     if compare and pairs:
         raise KnobError("--set is for a report on one method")
     made = make_report(
-        names, task=task, scale=scale, seeds=seeds, settings=pairs, out=out, store=_store(store), compare=compare, progress=not quiet
+        names,
+        task=task,
+        scale=scale,
+        seeds=seeds,
+        settings=pairs,
+        out=out,
+        store=_store(store),
+        compare=compare,
+        progress=not quiet,
     )
     for name, outcome in made.outcomes.items():
         print(f"{name}: {outcome}")

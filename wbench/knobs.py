@@ -127,7 +127,12 @@ class Knobs(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
     id: ClassVar[str] = ""
 
@@ -235,7 +240,7 @@ def _number(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Zero-dimensional NumPy and torch values as plain numbers; lists as tuples."""
+    """Return zero-dimensional NumPy and torch values as plain numbers; lists as tuples."""
     if isinstance(value, list):
         return tuple(_plain(part) for part in value)
     is_scalar = not isinstance(value, type) and hasattr(value, "item") and getattr(value, "ndim", None) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wbench.errors import KnobError
 from wbench.method import Method, registry
@@ -26,14 +26,17 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     lines = [[str(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[index]) for row in lines) for index in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines
+    )
 
 
 def _chosen(topic: str = "", stage: str = "") -> list[type[Method]]:
     return [
         cls
         for cls in registry().values()
-        if (not stage or cls.stage == stage) and (not topic or any(topic.lower() in word.lower() for word in cls.topics))
+        if (not stage or cls.stage == stage)
+        and (not topic or any(topic.lower() in word.lower() for word in cls.topics))
     ]
 
 
@@ -54,7 +57,9 @@ def plain_table(topic: str = "", stage: str = "") -> str:
     if not found:
         stages = sorted({cls.stage for cls in registry().values()})
         topics = sorted({word for cls in registry().values() for word in cls.topics})
-        raise KnobError(f"no method has topic={topic!r} and stage={stage!r}; stages: {', '.join(stages)}; topics: {', '.join(topics)}")
+        raise KnobError(
+            f"no method has topic={topic!r} and stage={stage!r}; stages: {', '.join(stages)}; topics: {', '.join(topics)}"
+        )
     return grid(["id", "stage", "kind", "title"], [(cls.id, cls.stage, cls.kind, cls.title) for cls in found])
 
 
@@ -63,7 +68,9 @@ def markdown_table() -> str:
     lines = ["| id | what | stage | paper | follows |", "|---|---|---|---|---|"]
     for cls in registry().values():
         paper = f"[{cls.paper.authors.split(',')[0]} et al., {cls.paper.year}]({cls.paper.url})" if cls.paper else ""
-        follows = {"paper": "the paper", "code": "the authors' code", "inferred": "the paper, in part inferred"}[cls.fidelity]
+        follows = {"paper": "the paper", "code": "the authors' code", "inferred": "the paper, in part inferred"}[
+            cls.fidelity
+        ]
         kind = "" if cls.kind == "method" else " (baseline)"
         lines.append(f"| `{cls.id}` | {cls.title}{kind} | {cls.stage} | {paper} | {follows} |")
     return "\n".join(lines)
@@ -101,12 +108,14 @@ def probe_table(path: str, name: str, layers: str, nonfinite: str, out: str) -> 
     else:
         raise KnobError(f"--probe {name!r} is not allowed; allowed: spectrum, histogram, summary")
     if out:
-        writers = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
+        writers: dict[str, Any] = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
         if Path(out).suffix not in writers:
             raise KnobError(f"--out {out!r} is not allowed; allowed endings: .parquet, .csv")
         writers[Path(out).suffix](out, index=False)
     rows = frame[columns].drop_duplicates(columns[:1]).to_dict("records") if len(frame) else []
-    return grid(columns, [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows])
+    return grid(
+        columns, [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    )
 
 
 def run_text(run: Run) -> str:
@@ -120,9 +129,16 @@ def run_text(run: Run) -> str:
     """
     rows = [("run", run.id), ("what", run.label), ("seed", run.seed), ("status", run.status)]
     rows += [("reason", run.reason)] if run.reason else []
-    rows += [(entry["id"], ", ".join(f"{k}={v}" for k, v in entry["fields"].items())) for entry in run.spec.get("methods", [])]
+    rows += [
+        (entry["id"], ", ".join(f"{k}={v}" for k, v in entry["fields"].items()))
+        for entry in run.spec.get("methods", [])
+    ]
     rows += [(name, "not finite" if value is None else f"{value:.5g}") for name, value in run.summary.items()]
-    rows += [("seconds", f"{run.info.get('timings', {}).get('seconds', 0.0):.2f}"), ("tables", ", ".join(run.probes)), ("folder", run.path)]
+    rows += [
+        ("seconds", f"{run.info.get('timings', {}).get('seconds', 0.0):.2f}"),
+        ("tables", ", ".join(run.probes)),
+        ("folder", run.path),
+    ]
     return "\n".join(f"{name:<24}{value}" for name, value in rows)
 
 
@@ -159,7 +175,14 @@ def claim_text(result: ClaimResult) -> str:
         for item in results:
             check = item.check
             interval = f"{item.estimate:.4g} [{item.low:.4g}, {item.high:.4g}]"
-            rows.append((role, check.name, interval, f"{check.direction} {check.threshold:g} {check.unit}", item.outcome, "gate" if check.gate else "reported"))
+            rows.append((
+                role,
+                check.name,
+                interval,
+                f"{check.direction} {check.threshold:g} {check.unit}",
+                item.outcome,
+                "gate" if check.gate else "reported",
+            ))
     unit = next(iter(found.checks)).unit_of_resampling
     tail = f"{len(result.seeds)} seeds, scale {result.scale}, resampled: {unit}, {result.seconds:.1f} s"
     return "\n".join([head, grid(["arm", "check", "estimate [95 %]", "needed", "holds", ""], rows), tail])

@@ -22,5 +22,5 @@ def bar(**options: Any) -> Any:
 
     channel = os.environ.get(CHANNEL)
     if channel and os.path.exists(channel):
-        return tqdm(file=open(channel, "a", encoding="utf-8", buffering=1), mininterval=0.5, **options)  # noqa: SIM115 - lives as long as the bar
+        return tqdm(file=open(channel, "a", encoding="utf-8", buffering=1), mininterval=0.5, **options)
     return tqdm(file=sys.stderr, **options)

@@ -41,10 +41,14 @@ class Recipe(Knobs):
     momentum: float = knob(0.0, 0.0, 0.9999, doc="Momentum of SGD.")
     betas: tuple[float, float] = knob((0.9, 0.999), 0.0, 0.999999, doc="Averaging rates of Adam's two moments.")
     eps: float = knob(1e-8, 0.0, 1.0, scale="log0", slider=(1e-12, 1e-2), doc="Adam's epsilon.")
-    weight_decay: float = knob(0.0, 0.0, 10.0, scale="log0", slider=(1e-6, 1.0), doc="Weight decay; L2 for sgd and adam.")
+    weight_decay: float = knob(
+        0.0, 0.0, 10.0, scale="log0", slider=(1e-6, 1.0), doc="Weight decay; L2 for sgd and adam."
+    )
     clip: float | None = knob(None, 0.0, 1e9, slider=(0.01, 10), doc="Largest global gradient norm; none: no clipping.")
     steps: int = knob(100, 1, 10_000_000, scale="log", unit="steps", doc="Optimizer steps, when `phases` is empty.")
-    batch_size: int = knob(64, 1, 1_000_000, scale="log", unit="samples", doc="Samples per step; more than there are: all.")
+    batch_size: int = knob(
+        64, 1, 1_000_000, scale="log", unit="samples", doc="Samples per step; more than there are: all."
+    )
     eval_every: int | None = knob(None, 1, 10_000_000, unit="steps", doc="Steps between evaluations; none: 10 per run.")
     phases: tuple[Phase, ...] = knob((), doc="Stretches of training one after another; empty: one of `steps` steps.")
 

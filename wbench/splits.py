@@ -67,7 +67,9 @@ class TensorSplit(Split):
         for index, tensor in enumerate(tensors):
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 bad = int((~torch.isfinite(tensor)).sum())
-                raise DataError(f"tensor {index} of the data holds {bad} NaN or inf of {tensor.numel()} values; clean it first")
+                raise DataError(
+                    f"tensor {index} of the data holds {bad} NaN or inf of {tensor.numel()} values; clean it first"
+                )
         self.tensors: Batch = tensors
 
     def __len__(self) -> int:

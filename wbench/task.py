@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wbench.errors import DataError, KnobError, UnknownNameError, closest
+from wbench.errors import DataError, KnobError
 from wbench.knobs import Knobs
 from wbench.recipe import Recipe
 from wbench.splits import Batch, LoaderSplit, Split, Splits, TensorSplit, tensors_checksum
@@ -44,6 +44,9 @@ class Task(Knobs):
 
         Args:
             seed: Decides sampling, noise and shuffles; same seed, same bits.
+
+        Raises:
+            DataError: Unless overridden.
         """
         raise DataError(f"task '{self.id}' has no data")
 
@@ -52,6 +55,9 @@ class Task(Knobs):
 
         Args:
             seed: Decides the initial weights; same seed, same bits.
+
+        Raises:
+            DataError: Unless overridden.
         """
         raise DataError(f"task '{self.id}' has no model")
 
@@ -94,7 +100,9 @@ class Task(Knobs):
             scores["accuracy"] = (output.argmax(-1) == batch[1]).to(torch.float32)
         return scores
 
-    def metrics(self, model: nn.Module, split: Split, infer: Infer, items: dict[str, Tensor] | None = None) -> dict[str, float]:
+    def metrics(
+        self, model: nn.Module, split: Split, infer: Infer, items: dict[str, Tensor] | None = None
+    ) -> dict[str, float]:
         """Evaluate on one split.
 
         Args:
@@ -199,7 +207,7 @@ class UserTask(Task):
         recipe: Recipe,
         name: str,
     ) -> None:
-        super().__init__(name=name)
+        Knobs.__init__(self, name=name)
         target = next(iter(full.sequential(1)))[1]
         hidden = {"full": full, "held": held, "source": model, "own_loss": loss, "own_recipe": recipe}
         hidden["discrete"] = not target.is_floating_point()
@@ -276,30 +284,9 @@ def as_tensor(values: Any) -> Tensor:
         DataError: If the values are not numbers.
     """
     try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(getattr(values, "to_numpy", lambda: values)())
+        tensor = (
+            values if isinstance(values, Tensor) else torch.as_tensor(getattr(values, "to_numpy", lambda: values)())
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"the data cannot be read as numbers: {error}; encode text and categories first") from None
     return tensor.float() if tensor.is_floating_point() else tensor.long()
-
-
-def find_task(task: Task | str, options: dict[str, str] | None = None) -> Task:
-    """Return a task by name or as given.
-
-    Args:
-        task: A task or its registered name.
-        options: Text values of its options, when given by name.
-
-    Returns:
-        The task.
-
-    Raises:
-        UnknownNameError: If no task has that name; names the closest.
-    """
-    if isinstance(task, Task):
-        return task
-    from wbench import tasks  # the room above imports this file
-
-    found = tasks.all()
-    if task not in found:
-        raise UnknownNameError(f"unknown task '{task}'.{closest(task, found)}")
-    return found[task].from_strings(options or {})

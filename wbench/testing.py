@@ -147,10 +147,16 @@ def _require(holds: bool, subject: _Subject, what: str) -> None:
 
 def _identity(subject: _Subject) -> None:
     cls = subject.cls
-    _require(bool(cls.id) and cls.id.isidentifier() and cls.id == cls.id.lower(), subject, f"id={cls.id!r} is not snake case")
+    _require(
+        bool(cls.id) and cls.id.isidentifier() and cls.id == cls.id.lower(), subject, f"id={cls.id!r} is not snake case"
+    )
     _require(bool(cls.title), subject, "has no title")
     _require(cls.paper is not None and bool(cls.paper.title), subject, "names no paper")
-    _require(cls.stage in TRAINED_STAGES | {"population", "estimator"}, subject, f"stage={cls.stage!r} is not one of the contract's")
+    _require(
+        cls.stage in TRAINED_STAGES | {"population", "estimator"},
+        subject,
+        f"stage={cls.stage!r} is not one of the contract's",
+    )
     _require(bool((cls.__doc__ or "").strip()), subject, "has no docstring")
     check_composition([subject.method])
 
@@ -169,7 +175,9 @@ def _fields(subject: _Subject) -> None:
     text = {key: _text(value) for key, value in subject.method.fields().items() if value is not None}
     again = subject.cls.from_strings({key: value for key, value in text.items() if key not in {"layers", "trainable"}})
     same = {k: v for k, v in again.fields().items() if k not in {"layers", "trainable"}}
-    _require(same == {k: v for k, v in subject.method.fields().items() if k in same}, subject, "fields do not survive text")
+    _require(
+        same == {k: v for k, v in subject.method.fields().items() if k in same}, subject, "fields do not survive text"
+    )
 
 
 def _text(value: Any) -> str:
@@ -195,7 +203,11 @@ def _result(subject: _Subject) -> None:
     before = subject.output(model)
     finished = subject.method.finish(model, ctx)
     state = {name: value.clone() for name, value in finished.state_dict().items()}
-    _require(all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()), subject, "weights after finish are not finite")
+    _require(
+        all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()),
+        subject,
+        "weights after finish are not finite",
+    )
     after = subject.output(finished)
     if subject.cls.stage != "transform" and not hasattr(subject.method, "quantize_weight"):
         _require(_close(before, after, 1e-4), subject, "finish changed the function of the trained model")
@@ -230,7 +242,9 @@ def _round_trip(subject: _Subject) -> None:
     other.load_state_dict(state)
     same = all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
     _require(same, subject, "a state_dict does not survive a round trip")
-    _require(torch.equal(subject.output(model), subject.output(other)), subject, "a reloaded state_dict gives other outputs")
+    _require(
+        torch.equal(subject.output(model), subject.output(other)), subject, "a reloaded state_dict gives other outputs"
+    )
 
 
 def _deep_copy(subject: _Subject) -> None:

@@ -15,7 +15,7 @@ from wbench.method import registry
 
 
 @functools.cache
-def all() -> dict[str, Claim]:  # noqa: A001
+def all() -> dict[str, Claim]:
     """Return every claim by its method's id: ours, and those that plug-in methods bring beside them as `claim`."""
     found: dict[str, Claim] = {}
     for info in pkgutil.iter_modules(__path__, prefix="wbench.claims."):

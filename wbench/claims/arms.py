@@ -13,7 +13,8 @@ from wbench.method import Method
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.task import Task
-from wbench.training.train import describe, find, train
+from wbench.training.job import describe, find
+from wbench.training.train import train
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Arm:
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the arms that must be trained before."""
-        return tuple(dict.fromkeys([*([self.start] if self.start else []), *self.references.values(), *self.members.values()]))
+        return tuple(
+            dict.fromkeys([*([self.start] if self.start else []), *self.references.values(), *self.members.values()])
+        )
 
     def points(self) -> list[dict[str, Any]]:
         """Return every point of the grid, as field to value; one empty point without a grid."""
@@ -72,7 +75,11 @@ class Arm:
         changes = dict(self.recipe) | {key: value for key, value in point.items() if "." not in key}
         methods = []
         for method in self.methods:
-            knobs = {key.partition(".")[2]: v for key, v in point.items() if key.partition(".")[0] == method.id and "." in key}
+            knobs = {
+                key.partition(".")[2]: v
+                for key, v in point.items()
+                if key.partition(".")[0] == method.id and "." in key
+            }
             methods.append(method.replace(**knobs) if knobs else method)
         return tuple(methods), recipe.replace(**changes) if changes else recipe
 
@@ -198,7 +205,14 @@ def train_job(job: dict[str, Any], root: str) -> str:
 
 
 def _job(
-    arm: Arm, point: dict[str, Any], task: Task, recipe: Recipe, seed: int, seed_index: int, runs: dict[str, list[Run]], device: str
+    arm: Arm,
+    point: dict[str, Any],
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    seed_index: int,
+    runs: dict[str, list[Run]],
+    device: str,
 ) -> dict[str, Any] | None:
     methods, own = arm.at(point, recipe)
     job: dict[str, Any] = {

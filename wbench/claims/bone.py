@@ -33,7 +33,11 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     """
     frame = run.metrics
     steps = frame[(frame["split"] == "train") & (frame["name"] == "loss") & (frame["phase"] != "end")]
-    return {**final_metrics(arm, run, runs), "training_loss": float(steps["value"].mean()), "trainable": run.final("trainable", "store")}
+    return {
+        **final_metrics(arm, run, runs),
+        "training_loss": float(steps["value"].mean()),
+        "trainable": run.final("trainable", "store"),
+    }
 
 
 def _tuned(method: Bone | LoRA) -> Arm:

@@ -78,9 +78,13 @@ class Claim:
     def __post_init__(self) -> None:
         for role, name in (("method", self.method), ("control", self.control)):
             if name not in self.arms:
-                raise ClaimError(f"claim {self.id}: the {role} arm '{name}' does not exist; arms: {', '.join(self.arms)}")
+                raise ClaimError(
+                    f"claim {self.id}: the {role} arm '{name}' does not exist; arms: {', '.join(self.arms)}"
+                )
         if self.method == self.control:
-            raise ClaimError(f"claim {self.id}: the control must be another arm than the method's, both are '{self.method}'")
+            raise ClaimError(
+                f"claim {self.id}: the control must be another arm than the method's, both are '{self.method}'"
+            )
 
     def run(
         self,
@@ -115,12 +119,16 @@ class Claim:
         chosen = self.seeds[scale] if seeds is None else seeds
         numbers = list(range(chosen)) if isinstance(chosen, int) else list(chosen)
         if not numbers or any(number < 0 for number in numbers) or len(set(numbers)) < len(numbers):
-            raise ClaimError(f"claim {self.id}: seeds={chosen} is not allowed; allowed: a positive number, or distinct seeds >= 0")
+            raise ClaimError(
+                f"claim {self.id}: seeds={chosen} is not allowed; allowed: a positive number, or distinct seeds >= 0"
+            )
         store, begin = store or RunStore(), time.perf_counter()
         count = workers or os.cpu_count() or 1
         pool = executor or ((lambda: _processes(count)) if count > 1 else None)
         with _Bar(progress, self.id) as told:
-            runs, points = run_arms(self.arms, self.task, self.recipes[scale], numbers, store, device=device, pool=pool, told=told)
+            runs, points = run_arms(
+                self.arms, self.task, self.recipes[scale], numbers, store, device=device, pool=pool, told=told
+            )
         values = self._values(runs, numbers)
         verdict = judge(values, self.checks, method=self.method, control=self.control)
         return ClaimResult(self, scale, numbers, values, verdict, runs, points, time.perf_counter() - begin)
@@ -204,7 +212,7 @@ class ClaimResult:
         return json.dumps(record, indent=1, default=str)
 
     def _repr_html_(self) -> str:
-        return str(self.verdict.frame().to_html(escape=True, index=False, float_format="%.4g"))
+        return str(self.verdict.frame().to_html(escape=True, index=False, float_format="{:.4g}".format))
 
 
 def _processes(workers: int) -> Executor:

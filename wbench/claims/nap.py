@@ -11,7 +11,6 @@ from wbench.claims.arms import Arm
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods import LayerNormOnly, NaP
-from wbench.recipe import Recipe
 from wbench.tasks import Digits, DigitStreams
 from wbench.tasks.digit_streams import stream
 
@@ -38,12 +37,22 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     if arm.startswith("digits"):
         return final_metrics(arm, run, runs)
     frame = run.metrics
-    ends = frame[(frame["split"] == frame["phase"]) & (frame["name"] == "accuracy")].drop_duplicates("phase", keep="last")
+    ends = frame[(frame["split"] == frame["phase"]) & (frame["name"] == "accuracy")].drop_duplicates(
+        "phase", keep="last"
+    )
     accuracy = ends.sort_values("step")["value"].to_numpy()
     window = min(WINDOW, max(1, len(accuracy) // 2))
-    start = {name: value.norm() for name, value in _TASK.model(run.seed).state_dict().items() if name.startswith("blocks") and value.ndim > 1}
+    start = {
+        name: value.norm()
+        for name, value in _TASK.model(run.seed).state_dict().items()
+        if name.startswith("blocks") and value.ndim > 1
+    }
     growth = [float(run.tensors()[name].norm() / norm) for name, norm in start.items()]
-    return {"first": float(accuracy[:window].mean()), "last": float(accuracy[-window:].mean()), "norm_growth": float(np.mean(growth))}
+    return {
+        "first": float(accuracy[:window].mean()),
+        "last": float(accuracy[-window:].mean()),
+        "norm_growth": float(np.mean(growth)),
+    }
 
 
 claim = Claim(

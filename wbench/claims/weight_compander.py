@@ -33,7 +33,11 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     """
     matrices = [value.double().numpy().ravel() for value in run.tensors().values() if value.ndim > 1]
     z = np.concatenate([matrix / matrix.std() for matrix in matrices])
-    shape = {"near_zero_share": float((np.abs(z) < 0.1).mean()), "max_z": float(np.abs(z).max()), "kurtosis": float((z**4).mean())}
+    shape = {
+        "near_zero_share": float((np.abs(z) < 0.1).mean()),
+        "max_z": float(np.abs(z).max()),
+        "kurtosis": float((z**4).mean()),
+    }
     return {**final_metrics(arm, run, runs), **shape}
 
 
@@ -54,9 +58,33 @@ claim = Claim(
     method="wc",
     control="identity",
     checks=(
-        Check("share of weights near zero, against both plain arms", ("wc", *_BASELINES), "ratio", 0.5, "near_zero_share", "of theirs", direction="<="),
-        Check("largest |z|, against both plain arms", ("wc", *_BASELINES), "ratio", 0.5, "max_z", "of theirs", direction="<="),
-        Check("test accuracy over the better plain arm", ("wc", *_BASELINES), "difference", 0.005, "accuracy", "(share)", gate=False),
+        Check(
+            "share of weights near zero, against both plain arms",
+            ("wc", *_BASELINES),
+            "ratio",
+            0.5,
+            "near_zero_share",
+            "of theirs",
+            direction="<=",
+        ),
+        Check(
+            "largest |z|, against both plain arms",
+            ("wc", *_BASELINES),
+            "ratio",
+            0.5,
+            "max_z",
+            "of theirs",
+            direction="<=",
+        ),
+        Check(
+            "test accuracy over the better plain arm",
+            ("wc", *_BASELINES),
+            "difference",
+            0.005,
+            "accuracy",
+            "(share)",
+            gate=False,
+        ),
     ),
     measure=measure,
     reads="The two gating checks test the shape of the weights, which the abstract claims. The benefit is reported only: the "

@@ -1,24 +1,15 @@
 """The contract: `Method`, its stages, knobs, papers and the registry."""
 
 from wbench.knobs import Knob, Knobs, knob
-from wbench.method.base import Merged, Method, Paper, Stage, check_composition
+from wbench.method.adapters import AdaptedLayer, Adapter
+from wbench.method.base import Method, Stage, check_composition
 from wbench.method.context import Context
+from wbench.method.layerwise import LayerwiseMethod
+from wbench.method.parametrized import Parametrization, QuantizedLayers
+from wbench.method.records import Merged, Paper
 from wbench.method.registry import get, registry
 from wbench.method.select import matches, replace_module, select, sharers, tied_layers
-from wbench.method.stages import (
-    AdaptedLayer,
-    Adapter,
-    EstimatorMethod,
-    Layer,
-    LayerwiseMethod,
-    Objective,
-    OptimizerMethod,
-    Parametrization,
-    Pipeline,
-    Population,
-    QuantizedLayers,
-    Transform,
-)
+from wbench.method.stages import EstimatorMethod, Layer, Objective, OptimizerMethod, Pipeline, Population, Transform
 
 __all__ = [
     "AdaptedLayer",

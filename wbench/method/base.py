@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from wbench.errors import CompositionError
 from wbench.knobs import Knobs
 from wbench.method.context import Context
+from wbench.method.records import Merged, Paper
 from wbench.recipe import Recipe
 from wbench.splits import Batch, Splits
 
@@ -32,53 +32,6 @@ SINGLE = {
     "combine": "combines models",
     "estimator": "brings an estimator",
 }
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method was published.
-
-    Attributes:
-        title: Title of the paper.
-        authors: First authors, as cited.
-        year: Year of the version followed.
-        arxiv: arXiv identifier, empty when there is none.
-        venue: Where it appeared, empty when unknown.
-    """
-
-    title: str
-    authors: str
-    year: int
-    arxiv: str = ""
-    venue: str = ""
-
-    @property
-    def url(self) -> str:
-        """Address of the abstract, empty without an arXiv identifier."""
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
-
-
-@dataclass
-class Merged:
-    """What a population method made of its members.
-
-    Attributes:
-        models: One model per task, or a single one that serves all.
-        nbytes: Bytes that must be stored for all of them.
-        extra: Whatever else the method reports.
-    """
-
-    models: list[nn.Module]
-    nbytes: int
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def model_for(self, index: int) -> nn.Module:
-        """Return the model that serves a task.
-
-        Args:
-            index: Index of the task, in the order of the members.
-        """
-        return self.models[index if len(self.models) > 1 else 0]
 
 
 class Method(Knobs):
@@ -125,6 +78,9 @@ class Method(Knobs):
         Args:
             task: What will be trained on.
             ctx: The run.
+
+        Raises:
+            CompositionError: Unless overridden.
         """
         raise CompositionError(f"{self.id} builds no architecture")
 
@@ -168,6 +124,9 @@ class Method(Knobs):
         Args:
             model: The prepared model.
             ctx: The run, or a recipe in a user's own loop.
+
+        Raises:
+            CompositionError: Unless overridden.
         """
         raise CompositionError(f"{self.id} brings no optimizer")
 
@@ -187,6 +146,9 @@ class Method(Knobs):
             model: The prepared model.
             batch: The step's batch.
             ctx: The run.
+
+        Raises:
+            CompositionError: Unless overridden.
         """
         raise CompositionError(f"{self.id} brings no loss")
 
@@ -237,18 +199,27 @@ class Method(Knobs):
         """
         return model(batch[0])
 
-    def combine(self, members: Mapping[str, nn.Module], base: nn.Module | None = None, ctx: Context | None = None) -> Merged:
+    def combine(
+        self, members: Mapping[str, nn.Module], base: nn.Module | None = None, ctx: Context | None = None
+    ) -> Merged:
         """Make one result of many models.
 
         Args:
             members: Models by role, in order.
             base: What they were fine-tuned from, if anything.
             ctx: The run.
+
+        Raises:
+            CompositionError: Unless overridden.
         """
         raise CompositionError(f"{self.id} does not combine models")
 
     def estimator(self) -> BaseEstimator:
-        """Return a scikit-learn estimator with the method's settings."""
+        """Return a scikit-learn estimator with the method's settings.
+
+        Raises:
+            CompositionError: Unless overridden.
+        """
         raise CompositionError(f"{self.id} has no estimator")
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -286,7 +257,9 @@ class Method(Knobs):
         """
         return getattr(cls, hook) is not getattr(Method, hook)
 
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer, ctx: Context | Recipe | None = None) -> Callable[[], None]:
+    def attach(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, ctx: Context | Recipe | None = None
+    ) -> Callable[[], None]:
         """Run the method's step hooks in a loop that somebody else wrote, through the optimizer's own hooks.
 
         Args:
@@ -307,7 +280,12 @@ class Method(Knobs):
             self.after_step(model, context)
 
         handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
-        return lambda: [handle.remove() for handle in handles] and None
+
+        def detach() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return detach
 
 
 def check_composition(methods: Sequence[Method]) -> None:
@@ -330,4 +308,6 @@ def check_composition(methods: Sequence[Method]) -> None:
     for method in methods:
         for other in methods:
             if other is not method and other.stage in method.excludes:
-                raise CompositionError(f"{method.id} and {other.id} cannot be used together: {method.id} excludes {other.stage} methods")
+                raise CompositionError(
+                    f"{method.id} and {other.id} cannot be used together: {method.id} excludes {other.stage} methods"
+                )

@@ -36,9 +36,14 @@ def registry() -> dict[str, type[Method]]:
             warnings.warn(f"plug-in method '{point.name}' ({point.value}) cannot be imported: {error}", stacklevel=2)
             continue
         if not (isinstance(plugin, type) and issubclass(plugin, Method)):
-            warnings.warn(f"plug-in '{point.name}' ({point.value}) is not a wbench Method; it is left out", stacklevel=2)
+            warnings.warn(
+                f"plug-in '{point.name}' ({point.value}) is not a wbench Method; it is left out", stacklevel=2
+            )
         elif plugin.id in found:
-            warnings.warn(f"plug-in '{point.name}' ({point.value}) takes the existing id '{plugin.id}'; it is left out", stacklevel=2)
+            warnings.warn(
+                f"plug-in '{point.name}' ({point.value}) takes the existing id '{plugin.id}'; it is left out",
+                stacklevel=2,
+            )
         else:
             found[plugin.id] = plugin
     return dict(sorted(found.items(), key=lambda item: (item[1].kind != "method", item[1].stage, item[0])))

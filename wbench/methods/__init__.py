@@ -12,9 +12,20 @@ from wbench.methods.optimizer.nap import NaP
 from wbench.methods.parametrization.weight_compander import WeightCompander
 
 
-def all() -> dict[str, type[Method]]:  # noqa: A001
+def all() -> dict[str, type[Method]]:
     """Return every method class by id: ours, baselines and plug-ins'."""
     return dict(registry())
 
 
-__all__ = ["Bone", "FrozenProjection", "GaLore", "LayerNormOnly", "LoRA", "NaP", "PiSSA", "WeightCompander", "all", "get"]
+__all__ = [
+    "Bone",
+    "FrozenProjection",
+    "GaLore",
+    "LayerNormOnly",
+    "LoRA",
+    "NaP",
+    "PiSSA",
+    "WeightCompander",
+    "all",
+    "get",
+]

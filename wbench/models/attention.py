@@ -22,7 +22,7 @@ class AttentionCore(nn.Module):
         self.causal = causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(samples, heads, length, width / heads), thrice -> the same shape."""
+        """Return (samples, heads, length, width / heads); q, k and v are of the same shape."""
         return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
 
 
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         self.core = AttentionCore(causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, length, width) -> the same shape."""
+        """Return the input's shape; input (samples, length, width)."""
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
         return self.o(self.core(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -68,7 +68,7 @@ class Feedforward(nn.Module):
         self.fc2 = nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> the same shape."""
+        """Return the input's shape; input (..., width)."""
         return self.fc2(self.act(self.fc1(x)))  # type: ignore[no-any-return]
 
 
@@ -99,23 +99,28 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, length, width) -> the same shape."""
+        """Return the input's shape; input (samples, length, width)."""
         x = x + self.dropout(self.attn(self.norm1(x)))
         return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
 def init_transformer(model: nn.Module, depth: int) -> None:
-    """Draw the initial weights: normal with deviation 0.02, over sqrt(2 depth) where a branch joins the stream.
+    """Draw the initial weights, all normal: embeddings with deviation 0.02, linear layers with 0.5 / sqrt(inputs).
+
+    The latter is GPT-2's 0.02 at its width, kept in proportion at ours. Where a branch joins the residual stream it is
+    smaller by sqrt(2 depth), as there. Biases are zero.
 
     Args:
         model: Changed in place.
         depth: Number of blocks.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, nn.Linear):
             joins = name.endswith((".o", ".fc2"))
-            nn.init.normal_(module.weight, std=0.02 / ((2 * depth) ** 0.5 if joins else 1.0))
-            if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.weight, std=0.5 / ((2 * depth if joins else 1) * module.in_features) ** 0.5)
+            if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        if isinstance(getattr(module, "position", None), nn.Parameter):
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(getattr(module, "position", None), nn.Parameter):
             nn.init.normal_(module.position, std=0.02)

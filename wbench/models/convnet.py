@@ -28,7 +28,7 @@ class ConvBlock(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, inputs, height, width) -> (samples, outputs, height // 2, width // 2)."""
+        """Return (samples, outputs, height // 2, width // 2); input (samples, inputs, height, width)."""
         return self.pool(self.act(self.norm(self.conv(x))))  # type: ignore[no-any-return]
 
 
@@ -84,5 +84,5 @@ class ConvNet(nn.Module):
         return self.act(self.norm(self.linear(self.blocks(x).flatten(1))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, channels, height, width) -> (samples, num_classes)."""
+        """Return (samples, num_classes); input (samples, channels, height, width)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

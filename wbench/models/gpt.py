@@ -71,5 +71,5 @@ class GPT(nn.Module):
         return self.norm(self.blocks(self.embedding(tokens) + self.positions(where)))  # type: ignore[no-any-return]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(samples, length), int64 -> (samples, length, vocab_size)."""
+        """Return (samples, length, vocab_size); input (samples, length), int64."""
         return self.head(self.features(tokens))  # type: ignore[no-any-return]

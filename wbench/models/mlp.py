@@ -33,7 +33,7 @@ class Block(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, inputs) -> (samples, outputs)."""
+        """Return (samples, outputs); input (samples, inputs)."""
         y = self.act(self.norm(self.linear(x)))
         return x + y if self.residual else y
 
@@ -79,5 +79,5 @@ class MLP(nn.Module):
         return self.blocks(x.flatten(1))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, ...) -> (samples, sizes[-1])."""
+        """Return (samples, sizes[-1]); input (samples, ...)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, inputs, height, width) -> (samples, outputs, ceil(height / stride), ceil(width / stride))."""
+        """Return (samples, outputs, ceil(height / stride), ceil(width / stride)); input (samples, inputs, height, width)."""
         y = self.act1(self.norm1(self.conv1(x)))
         return self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))  # type: ignore[no-any-return]
 
@@ -86,5 +86,5 @@ class ResNet(nn.Module):
         return self.pool(self.blocks(self.act(self.norm(self.stem(x))))).flatten(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, channels, height, width) -> (samples, num_classes)."""
+        """Return (samples, num_classes); input (samples, channels, height, width)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

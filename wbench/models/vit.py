@@ -64,5 +64,5 @@ class ViT(nn.Module):
         return self.norm(self.blocks(tokens)).mean(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(samples, channels, height, width) -> (samples, num_classes)."""
+        """Return (samples, num_classes); input (samples, channels, height, width)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]

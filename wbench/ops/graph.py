@@ -66,7 +66,9 @@ def consumers(model: nn.Module) -> dict[str, Consumer]:
         RuntimeError: If the model cannot be traced symbolically.
     """
     modules = dict(model.named_modules())
-    layers = {name for name, module in modules.items() if isinstance(module, LAYERS) or hasattr(module, "merged_weight")}
+    layers = {
+        name for name, module in modules.items() if isinstance(module, LAYERS) or hasattr(module, "merged_weight")
+    }
     return followers(model, layers)
 
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot")
 SIGNED = ((0.0, "#0072B2"), (0.5, "#F7F7F7"), (1.0, "#D55E00"))
-CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True, "modeBarButtonsToRemove": ["sendDataToCloud", "lasso2d", "select2d"]}
+CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["sendDataToCloud", "lasso2d", "select2d"],
+}
 MAX_POINTS = 1000
 MAX_PANELS = 6
 GRID, INK = "#E5E5E5", "#222222"
@@ -37,7 +42,9 @@ def require(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
     """
     missing = [name for name in columns if name not in frame.columns]
     if missing and len(frame.columns):
-        raise FitError(f"plots.{figure} needs the columns {', '.join(columns)}; missing: {', '.join(missing)}; given: {', '.join(map(str, frame.columns))}")
+        raise FitError(
+            f"plots.{figure} needs the columns {', '.join(columns)}; missing: {', '.join(missing)}; given: {', '.join(map(str, frame.columns))}"
+        )
 
 
 def empty(title: str) -> go.Figure:
@@ -50,7 +57,9 @@ def empty(title: str) -> go.Figure:
 
     warnings.warn(f"plots.{title}: the table is empty, so is the figure", stacklevel=3)
     figure = go.Figure()
-    figure.add_annotation(text="nothing was recorded", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 16})
+    figure.add_annotation(
+        text="nothing was recorded", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 16}
+    )
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     return layout(figure, height=240)
 
@@ -75,7 +84,14 @@ def layout(figure: go.Figure, *, height: int = 420, title: str = "", legend: boo
     )  # fmt: skip
     if title:
         figure.update_layout(title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 15}})
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#888", "ticks": "outside", "tickcolor": "#888", "automargin": True}
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "linecolor": "#888",
+        "ticks": "outside",
+        "tickcolor": "#888",
+        "automargin": True,
+    }
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
@@ -198,7 +214,10 @@ def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[
 
     width = min(columns, len(titles))
     rows = -(-len(titles) // width)
-    space = {"horizontal_spacing": 0.27 / width if width > 1 else 0.1, "vertical_spacing": 0.36 / rows if rows > 1 else 0.1}
+    space = {
+        "horizontal_spacing": 0.27 / width if width > 1 else 0.1,
+        "vertical_spacing": 0.36 / rows if rows > 1 else 0.1,
+    }
     figure = make_subplots(rows=rows, cols=width, subplot_titles=list(titles), **{**space, **options})
     figure.update_annotations(font_size=13)
     return figure, [(index // width + 1, index % width + 1) for index in range(len(titles))], rows

@@ -57,7 +57,13 @@ def _histogram(axis: Any, frame: pd.DataFrame) -> None:
     frame = _last(frame)
     for index, name in enumerate(largest_layers(frame, None)):
         part = frame[frame["layer"] == name]
-        axis.step((part["bin_left"] + part["bin_right"]) / 2, part["density"], where="mid", label=name, color=PALETTE[index % 6])
+        axis.step(
+            (part["bin_left"] + part["bin_right"]) / 2,
+            part["density"],
+            where="mid",
+            label=name,
+            color=PALETTE[index % 6],
+        )
     axis.set(title="weights", xlabel="weight", ylabel="density")
     axis.legend(fontsize=7)
 

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-OUTCOMES = {"yes": ("holds", "circle", "#009E73"), "no": ("fails", "x", "#D55E00"), "undecided": ("undecided", "diamond-open", "#666666")}
+OUTCOMES = {
+    "yes": ("holds", "circle", "#009E73"),
+    "no": ("fails", "x", "#D55E00"),
+    "undecided": ("undecided", "diamond-open", "#666666"),
+}
 
 
 def metrics(frame: pd.DataFrame, *, names: tuple[str, ...] | None = None) -> go.Figure:
@@ -63,7 +67,15 @@ def metrics(frame: pd.DataFrame, *, names: tuple[str, ...] | None = None) -> go.
                 tx, high = decimate(table["step"].to_numpy(), (table["mean"] + reach).to_numpy())
                 colour = _clear(PALETTE[index % len(PALETTE)])
                 outline = {"x": np.concatenate([bx, tx[::-1]]), "y": np.concatenate([low, high[::-1]])}
-                band = go.Scatter(**outline, fill="toself", fillcolor=colour, line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=run)
+                band = go.Scatter(
+                    **outline,
+                    fill="toself",
+                    fillcolor=colour,
+                    line={"width": 0},
+                    hoverinfo="skip",
+                    showlegend=False,
+                    legendgroup=run,
+                )
                 figure.add_trace(band, row=row, col=column)
             figure.add_trace(
                 go.Scatter(
@@ -96,7 +108,9 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
         return empty("effective_lr")
     layers, runs = largest_layers(frame, layer), runs_of(frame)
     has_rate = bool(frame["effective_lr"].notna().any())
-    titles = ["relative update: |step| / |weight|"] + (["effective learning rate, where a norm follows"] if has_rate else [])
+    titles = ["relative update: |step| / |weight|"] + (
+        ["effective learning rate, where a norm follows"] if has_rate else []
+    )
     figure, places, rows = panels(titles, columns=1)
     for index, run in enumerate(runs):
         for order, name in enumerate(layers):
@@ -110,7 +124,17 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
                 if len(values):
                     x, y = decimate(values["step"].to_numpy(), values[column].to_numpy())
                     shown = place == 0
-                    trace = go.Scatter(x=x, y=y.astype("float32"), mode="lines+markers", marker={"size": 4}, name=label, legendgroup=label, line=line, showlegend=shown, hovertemplate="step %{x}: %{y:.3g}")
+                    trace = go.Scatter(
+                        x=x,
+                        y=y.astype("float32"),
+                        mode="lines+markers",
+                        marker={"size": 4},
+                        name=label,
+                        legendgroup=label,
+                        line=line,
+                        showlegend=shown,
+                        hovertemplate="step %{x}: %{y:.3g}",
+                    )
                     figure.add_trace(trace, row=places[place][0], col=1)
     layout(figure, height=110 + 290 * rows)
     figure.update_xaxes(title_text="step", row=rows, col=1)
@@ -140,7 +164,16 @@ def subspace(frame: pd.DataFrame) -> go.Figure:
     for order, name in enumerate(largest_layers(frame, None)):
         part = frame[frame["layer"] == name].sort_values("step")
         for row, column in ((1, "energy_share"), (2, "overlap")):
-            trace = go.Scatter(x=part["step"], y=part[column].to_numpy("float32"), mode="lines+markers", name=name or "weight", legendgroup=name, line=style_of(order), showlegend=row == 1, hovertemplate="step %{x}: %{y:.3f}")
+            trace = go.Scatter(
+                x=part["step"],
+                y=part[column].to_numpy("float32"),
+                mode="lines+markers",
+                name=name or "weight",
+                legendgroup=name,
+                line=style_of(order),
+                showlegend=row == 1,
+                hovertemplate="step %{x}: %{y:.3f}",
+            )
             figure.add_trace(trace, row=row, col=1)
     layout(figure, height=560)
     figure.update_xaxes(title_text="step", row=2, col=1)
@@ -167,7 +200,17 @@ def landscape(frame: pd.DataFrame) -> go.Figure:
         figure, _, _ = panels([""], columns=1)
         for index, run in enumerate(runs):
             part = of_run(frame, run).sort_values("alpha")
-            figure.add_trace(go.Scatter(x=part["alpha"], y=part["loss"], mode="lines+markers", marker={"size": 4}, name=run or "loss", line=style_of(index), hovertemplate="%{x:.2f}: %{y:.4g}"))
+            figure.add_trace(
+                go.Scatter(
+                    x=part["alpha"],
+                    y=part["loss"],
+                    mode="lines+markers",
+                    marker={"size": 4},
+                    name=run or "loss",
+                    line=style_of(index),
+                    hovertemplate="%{x:.2f}: %{y:.4g}",
+                )
+            )
         layout(figure, height=400, legend=len(runs) > 1)
         figure.update_xaxes(title_text="distance along a filter-normalised direction")
         figure.update_yaxes(title_text="loss", type="log" if float(frame["loss"].min()) > 0 else "linear")
@@ -179,7 +222,11 @@ def landscape(frame: pd.DataFrame) -> go.Figure:
     for place, run in enumerate(runs):
         table = of_run(frame, run).pivot(index="beta", columns="alpha", values="loss")
         z = np.log10(np.maximum(table.to_numpy(float), 10**low))
-        bar: dict[str, Any] = {"title": {"text": "loss"}, "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
+        bar: dict[str, Any] = {
+            "title": {"text": "loss"},
+            "tickvals": ticks,
+            "ticktext": [f"{10**tick:.2g}" for tick in ticks],
+        }
         contour = go.Contour(
             x=table.columns, y=table.index, z=z, colorscale="Viridis", zmin=low, zmax=high, showscale=place == 0, colorbar=bar,
             customdata=table.to_numpy(float), hovertemplate="(%{x:.2f}, %{y:.2f}): %{customdata:.4g}<extra></extra>",
@@ -207,14 +254,24 @@ def intervals(frame: pd.DataFrame) -> go.Figure:
     if frame.empty:
         return empty("intervals")
     labels = list(dict.fromkeys(frame["label"]))
-    figure = make_subplots(rows=len(labels), cols=1, subplot_titles=labels, vertical_spacing=min(0.2, 0.62 / len(labels)))
+    figure = make_subplots(
+        rows=len(labels), cols=1, subplot_titles=labels, vertical_spacing=min(0.2, 0.62 / len(labels))
+    )
     figure.update_annotations(x=0.0, xanchor="left", font_size=13)
     for row, label in enumerate(labels, start=1):
         part = frame[frame["label"] == label]
         for item in part.to_dict("records"):
             word, symbol, colour = OUTCOMES[str(item["passed"])]
             role = str(item.get("arm_role", "method"))
-            error = {"type": "data", "symmetric": False, "array": [item["high"] - item["estimate"]], "arrayminus": [item["estimate"] - item["low"]], "thickness": 2, "width": 6, "color": colour}
+            error = {
+                "type": "data",
+                "symmetric": False,
+                "array": [item["high"] - item["estimate"]],
+                "arrayminus": [item["estimate"] - item["low"]],
+                "thickness": 2,
+                "width": 6,
+                "color": colour,
+            }
             text = f"{role}: {item['estimate']:.3g} [{item['low']:.3g}, {item['high']:.3g}] {item['unit']}, {word}"
             figure.add_trace(
                 go.Scatter(x=[item["estimate"]], y=[role], error_x=error, mode="markers", marker={"symbol": symbol, "size": 11, "color": colour}, name=word, showlegend=False, hovertemplate=f"{text}<extra></extra>"),
@@ -223,12 +280,38 @@ def intervals(frame: pd.DataFrame) -> go.Figure:
         threshold = float(part["threshold"].iloc[0])
         direction = str(part["direction"].iloc[0]) if "direction" in part.columns else ""
         axis = "" if row == 1 else str(row)
-        figure.add_shape(type="line", x0=threshold, x1=threshold, y0=0, y1=1, xref=f"x{axis}", yref=f"y{axis} domain", line={"color": INK, "dash": "dash", "width": 1.5})
+        figure.add_shape(
+            type="line",
+            x0=threshold,
+            x1=threshold,
+            y0=0,
+            y1=1,
+            xref=f"x{axis}",
+            yref=f"y{axis} domain",
+            line={"color": INK, "dash": "dash", "width": 1.5},
+        )
         unit = str(part["unit"].iloc[0])
-        figure.update_xaxes(title_text=f"needed: {direction} {threshold:g} {unit}".strip(), title_font_size=12, title_standoff=4, row=row, col=1)
-        figure.update_yaxes(type="category", range=[-0.6, part["arm_role"].nunique() - 0.4] if "arm_role" in part.columns else None, row=row, col=1)
+        figure.update_xaxes(
+            title_text=f"needed: {direction} {threshold:g} {unit}".strip(),
+            title_font_size=12,
+            title_standoff=4,
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(
+            type="category",
+            range=[-0.6, part["arm_role"].nunique() - 0.4] if "arm_role" in part.columns else None,
+            row=row,
+            col=1,
+        )
     for word, symbol, colour in OUTCOMES.values():
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker={"symbol": symbol, "size": 10, "color": colour}, name=word), row=1, col=1)
+        figure.add_trace(
+            go.Scatter(
+                x=[None], y=[None], mode="markers", marker={"symbol": symbol, "size": 10, "color": colour}, name=word
+            ),
+            row=1,
+            col=1,
+        )
     layout(figure, height=100 + 150 * len(labels))
     return figure
 
@@ -259,15 +342,32 @@ def plasticity(frame: pd.DataFrame) -> go.Figure:
     require(frame, ("arm", "table", "step"), "plasticity")
     if frame.empty:
         return empty("plasticity")
-    figure, _, _ = panels(["effective learning rate, mean over normalised layers", "accuracy on a task when it ends"], columns=1)
-    metrics_rows = frame[(frame["table"] == "metrics") & (frame["name"] == "accuracy") & (frame["split"] == frame["phase"])]
-    rates = frame[(frame["table"] == "effective_lr") & frame.get("scale_invariant", False).eq(True)] if "scale_invariant" in frame else frame[:0]
+    figure, _, _ = panels(
+        ["effective learning rate, mean over normalised layers", "accuracy on a task when it ends"], columns=1
+    )
+    metrics_rows = frame[
+        (frame["table"] == "metrics") & (frame["name"] == "accuracy") & (frame["split"] == frame["phase"])
+    ]
+    rates = (
+        frame[(frame["table"] == "effective_lr") & (frame["effective_lr"].notna())]
+        if "effective_lr" in frame
+        else frame[:0]
+    )
     for index, arm in enumerate(dict.fromkeys(metrics_rows["arm"])):
         for row, part, column in ((1, rates, "effective_lr"), (2, metrics_rows, "value")):
             mean = part[(part["arm"] == arm) & (part["step"] > 0)].groupby("step")[column].mean()
             if len(mean):
                 shown = not any(trace.name == arm for trace in figure.data)
-                trace = go.Scatter(x=mean.index.to_numpy(), y=mean.to_numpy("float32"), mode="lines", name=arm, legendgroup=arm, line=style_of(index), showlegend=shown, hovertemplate="step %{x}: %{y:.4g}")
+                trace = go.Scatter(
+                    x=mean.index.to_numpy(),
+                    y=mean.to_numpy("float32"),
+                    mode="lines",
+                    name=arm,
+                    legendgroup=arm,
+                    line=style_of(index),
+                    showlegend=shown,
+                    hovertemplate="step %{x}: %{y:.4g}",
+                )
                 figure.add_trace(trace, row=row, col=1)
     layout(figure, height=600)
     figure.update_xaxes(title_text="step", row=2, col=1)

@@ -74,8 +74,8 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) 
                 part = _at(of_run(frame[frame["layer"] == name], run), step)
                 density = np.zeros(bins)
                 if len(part):
-                    arrays = (part[key].to_numpy(float) for key in ("bin_left", "bin_right", "count"))
-                    counts = rebin(*arrays, edges[name])
+                    left, right, count = (part[key].to_numpy(float) for key in ("bin_left", "bin_right", "count"))
+                    counts = rebin(left, right, count, edges[name])
                     density = counts / max(counts.sum(), 1.0) / np.diff(edges[name])
                 peaks[name] = max(peaks[name], float(density.max()))
                 x = np.repeat(edges[name], 2)[1:-1]
@@ -92,7 +92,9 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) 
     for place, (row, column) in enumerate(places):
         low, high = edges[layers[place]][[0, -1]]
         figure.update_xaxes(title_text="weight", range=[low, high], row=row, col=column)
-        figure.update_yaxes(title_text="density" if column == 1 else "", range=[0, 1.05 * peaks[layers[place]]], row=row, col=column)
+        figure.update_yaxes(
+            title_text="density" if column == 1 else "", range=[0, 1.05 * peaks[layers[place]]], row=row, col=column
+        )
     return figure
 
 
@@ -134,7 +136,10 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     with_steps(figure, _steps(frame), traces_at)
     for place, (row, column) in enumerate(places):
         part = frame[frame["layer"] == layers[place]]["singular_value"].to_numpy(float)
-        low, high = max(part[part > 0].min(initial=floor * 10), floor) if (part > 0).any() else floor, max(part.max(), floor * 10)
+        low, high = (
+            max(part[part > 0].min(initial=floor * 10), floor) if (part > 0).any() else floor,
+            max(part.max(), floor * 10),
+        )
         figure.update_xaxes(title_text="index", row=row, col=column)
         figure.update_yaxes(title_text="singular value" if column == 1 else "", type="log", row=row, col=column)
         figure.update_yaxes(range=[np.log10(max(low, high * 1e-4)) - 0.1, np.log10(high) + 0.1], row=row, col=column)
@@ -170,10 +175,30 @@ def companding(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
         blue = {"mode": "lines", "fillcolor": "rgba(0,114,178,0.25)", "line": {"color": PALETTE[0], "width": 2}}
         v, w = part["v"].to_numpy("float32"), part["w"].to_numpy("float32")
         return [
-            go.Scatter(x=part["density_w"].to_numpy("float32"), y=w, fill="tozerox", name="weights w", xaxis="x", yaxis="y", **fill),
-            go.Scatter(x=v, y=w, mode="lines", line={"color": "#222", "width": 3}, name="w = f(v)", xaxis="x2", yaxis="y2"),
-            go.Scatter(x=v, y=v, mode="lines", line={"color": "#888", "dash": "dot"}, name="identity", xaxis="x2", yaxis="y2"),
-            go.Scatter(x=v, y=part["density_v"].to_numpy("float32"), fill="tozeroy", name="trained v", xaxis="x4", yaxis="y4", **blue),
+            go.Scatter(
+                x=part["density_w"].to_numpy("float32"),
+                y=w,
+                fill="tozerox",
+                name="weights w",
+                xaxis="x",
+                yaxis="y",
+                **fill,
+            ),
+            go.Scatter(
+                x=v, y=w, mode="lines", line={"color": "#222", "width": 3}, name="w = f(v)", xaxis="x2", yaxis="y2"
+            ),
+            go.Scatter(
+                x=v, y=v, mode="lines", line={"color": "#888", "dash": "dot"}, name="identity", xaxis="x2", yaxis="y2"
+            ),
+            go.Scatter(
+                x=v,
+                y=part["density_v"].to_numpy("float32"),
+                fill="tozeroy",
+                name="trained v",
+                xaxis="x4",
+                yaxis="y4",
+                **blue,
+            ),
         ]
 
     layout(figure, height=520, title=f"layer {name}")
@@ -224,7 +249,9 @@ def delta(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     with_steps(figure, _steps(frame), traces_at)
     for row, column in places:
         figure.update_xaxes(title_text="input", row=row, col=column, showgrid=False)
-        figure.update_yaxes(title_text="output" if column == 1 else "", autorange="reversed", row=row, col=column, showgrid=False)
+        figure.update_yaxes(
+            title_text="output" if column == 1 else "", autorange="reversed", row=row, col=column, showgrid=False
+        )
     return figure
 
 
@@ -238,7 +265,7 @@ def _steps(frame: pd.DataFrame, limit: int = 21) -> list[int]:
 
 
 def _at(frame: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Rows of the nearest earlier step, the first where there is none."""
+    """Return the rows of the nearest earlier step, the first where there is none."""
     if "step" not in frame.columns or frame.empty:
         return frame
     steps = frame["step"].to_numpy()

@@ -59,7 +59,11 @@ def _of_module(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
     seen: set[int] = set()
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if name.endswith("parametrizations") or ".parametrizations." in f".{name}." or name.startswith(inside or ("\0",)):
+        if (
+            name.endswith("parametrizations")
+            or ".parametrizations." in f".{name}."
+            or name.startswith(inside or ("\0",))
+        ):
             continue
         if hasattr(module, "merged_weight"):  # an adapted layer: what the forward uses is the merged weight
             inside += (f"{name}." if name else "",)

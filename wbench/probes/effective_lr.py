@@ -65,7 +65,9 @@ def effective_lr(
             continue
         new = after[layer]
         if new.shape != old.shape:
-            raise FitError(f"layer '{layer}' changed its shape from {tuple(old.shape)} to {tuple(new.shape)} within the step")
+            raise FitError(
+                f"layer '{layer}' changed its shape from {tuple(old.shape)} to {tuple(new.shape)} within the step"
+            )
         a, b = old.detach().double().flatten(), new.detach().double().flatten()
         norm, norm_after, moved = (float(torch.linalg.vector_norm(part)) for part in (a, b, b - a))
         rate = lr if isinstance(lr, float | int) else float(lr.get(layer, 0.0))
@@ -80,7 +82,7 @@ def effective_lr(
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
-    """Angle between two vectors, exact for tiny ones (Kahan)."""
+    """Return the angle between two vectors, exact for tiny ones (Kahan)."""
     norm_a, norm_b = torch.linalg.vector_norm(a), torch.linalg.vector_norm(b)
     if not (norm_a > 0 and norm_b > 0):
         return float("nan")

@@ -17,7 +17,12 @@ NEAR_ZERO = 0.1
 
 
 def histogram(
-    source: Source, *, layers: str = "*", bins: int | Sequence[float] = 81, weights_only: bool = True, nonfinite: str = "raise"
+    source: Source,
+    *,
+    layers: str = "*",
+    bins: int | Sequence[float] = 81,
+    weights_only: bool = True,
+    nonfinite: str = "raise",
 ) -> pd.DataFrame:
     """Return the histogram of each weight and what it says about small and large values.
 
@@ -51,7 +56,12 @@ def histogram(
         spread = _statistics(values)
         shape = " x ".join(map(str, tensor.shape))
         left, right = edges[:-1], edges[1:]
-        columns = {"bin_left": left, "bin_right": right, "count": counts, "density": counts / max(1, len(values)) / width}
+        columns = {
+            "bin_left": left,
+            "bin_right": right,
+            "count": counts,
+            "density": counts / max(1, len(values)) / width,
+        }
         frames.append(pd.DataFrame({"layer": layer, "parameter": parameter, "shape": shape, **columns, **spread}))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

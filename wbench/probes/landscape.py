@@ -126,7 +126,9 @@ def _fitted(direction: Direction, params: Mapping[str, Tensor], normalize: str) 
     return {name: filter_normalized(part.to(params[name]), params[name].detach()) for name, part in direction.items()}
 
 
-def _move(params: Mapping[str, Tensor], saved: Mapping[str, Tensor], axes: list[dict[str, Tensor]], at: tuple[float, float]) -> None:
+def _move(
+    params: Mapping[str, Tensor], saved: Mapping[str, Tensor], axes: list[dict[str, Tensor]], at: tuple[float, float]
+) -> None:
     for name, param in params.items():
         moved = saved[name]
         for axis, coordinate in zip(axes, at, strict=False):

@@ -16,7 +16,7 @@ from wbench.method import get
 from wbench.reports.html import to_html
 from wbench.reports.progress import relayed
 from wbench.runs import RunStore
-from wbench.task import find_task
+from wbench.tasks import find_task
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,24 @@ def report(
     store.check_writable()
     folder = Path(out)
     name = "compare" if side_by_side else methods[0]
-    parameters: dict[str, Any] = {"task": task or "mnist", "scale": scale, "seeds": seeds, "store": str(store.root.resolve())}
-    parameters |= {"methods": json.dumps(list(methods))} if side_by_side else {"method": methods[0], "settings": json.dumps(dict(settings or {}))}
+    parameters: dict[str, Any] = {
+        "task": task or "mnist",
+        "scale": scale,
+        "seeds": seeds,
+        "store": str(store.root.resolve()),
+    }
+    parameters |= (
+        {"methods": json.dumps(list(methods))}
+        if side_by_side
+        else {"method": methods[0], "settings": json.dumps(dict(settings or {}))}
+    )
     source = notebooks_dir() / ("compare.ipynb" if side_by_side else "method.ipynb")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         executed = execute(source, folder / f"{name}.ipynb", parameters, progress=progress)
         page = to_html(executed, folder / f"{name}.html", title=f"wbench: {', '.join(methods)}")
-        verdicts, outcomes = {}, {}
+        verdicts: dict[str, Path] = {}
+        outcomes: dict[str, str] = {}
         for method in methods:
             if method in claims.all():
                 result = claims.get(method).run(scale, store=store)
@@ -98,7 +108,9 @@ def report(
                 verdicts[method].write_text(result.to_json())
                 outcomes[method] = result.verdict.outcome
     except OSError as error:
-        raise ReportError(f"the report cannot be written to {folder}: {error.strerror or error}; choose another folder with --out") from error
+        raise ReportError(
+            f"the report cannot be written to {folder}: {error.strerror or error}; choose another folder with --out"
+        ) from error
     return Report(executed, page, verdicts, outcomes)
 
 
@@ -128,7 +140,9 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progre
                 store_widget_state=False, cwd=str(Path.cwd()), request_save_on_cell_execute=True,
             )  # fmt: skip
     except PapermillExecutionError as error:
-        raise ReportError(f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; the partial notebook is {target}") from error
+        raise ReportError(
+            f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}; the partial notebook is {target}"
+        ) from error
     return target
 
 

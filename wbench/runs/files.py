@@ -45,7 +45,9 @@ def _check(value: Any, path: str) -> None:
     elif isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
         return
     elif not (value is None or isinstance(value, str | int | bool)):
-        raise RunError(f"{path}={value!r} cannot be written as JSON; allowed: text, finite numbers, true, false, none, lists, maps")
+        raise RunError(
+            f"{path}={value!r} cannot be written as JSON; allowed: text, finite numbers, true, false, none, lists, maps"
+        )
 
 
 def run_id(spec: Mapping[str, Any]) -> str:

@@ -110,7 +110,9 @@ class Run:
         path = self.path / f"{name}.safetensors"
         if not path.is_file():
             kept = [file.removesuffix(".safetensors") for file in self._files if file.endswith(".safetensors")]
-            raise RunError(f"run {self.id} ({self.status}) kept no tensors '{name}'; it has: {', '.join(kept) or 'none'}")
+            raise RunError(
+                f"run {self.id} ({self.status}) kept no tensors '{name}'; it has: {', '.join(kept) or 'none'}"
+            )
         return read_tensors(path)
 
     def final(self, name: str, split: str = "test") -> float:
@@ -149,15 +151,26 @@ class Run:
             write_frame(temporary, frame)
             os.replace(temporary, folder / f"{name}.parquet")
         except OSError as error:
-            raise RunError(f"'{name}' cannot be kept in {folder}: {error.strerror or error}; free space or choose another store") from error
+            raise RunError(
+                f"'{name}' cannot be kept in {folder}: {error.strerror or error}; free space or choose another store"
+            ) from error
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.summary.items() if v is not None and k.startswith("test."))
         return f"<Run {self.id} {self.label} seed={self.seed} {self.status}{': ' + shown if shown else ''}>"
 
     def _repr_html_(self) -> str:
-        rows = {"run": self.id, "what": self.label, "seed": self.seed, "status": self.status, "reason": self.reason, **self.summary}
-        cells = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
+        rows = {
+            "run": self.id,
+            "what": self.label,
+            "seed": self.seed,
+            "status": self.status,
+            "reason": self.reason,
+            **self.summary,
+        }
+        cells = "".join(
+            f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
+        )
         return f"<table>{cells}</table>"
 
 

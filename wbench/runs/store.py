@@ -114,7 +114,9 @@ class RunStore:
         try:
             os.rename(folder, aside)
         except OSError as error:
-            raise RunError(f"run {folder.name} cannot be deleted from {self.root}: {error.strerror or error}") from error
+            raise RunError(
+                f"run {folder.name} cannot be deleted from {self.root}: {error.strerror or error}"
+            ) from error
         shutil.rmtree(aside, ignore_errors=True)
         return folder.name
 
@@ -205,9 +207,15 @@ class RunStore:
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
-        return {k: v for key, part in value.items() for k, v in _flatten(part, f"{path}.{key}" if path else str(key)).items()}
+        return {
+            k: v
+            for key, part in value.items()
+            for k, v in _flatten(part, f"{path}.{key}" if path else str(key)).items()
+        }
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return {k: v for part in value for k, v in _flatten(part, f"{path}.{part.get('id', part.get('name', ''))}").items()}
+        return {
+            k: v for part in value for k, v in _flatten(part, f"{path}.{part.get('id', part.get('name', ''))}").items()
+        }
     return {path: value}
 
 

@@ -95,7 +95,11 @@ class RunWriter:
         return pd.concat(self._tables[name], ignore_index=True)
 
     def commit(
-        self, status: str = "finished", reason: str = "", info: Mapping[str, Any] | None = None, to: RunStore | None = None
+        self,
+        status: str = "finished",
+        reason: str = "",
+        info: Mapping[str, Any] | None = None,
+        to: RunStore | None = None,
     ) -> Run:
         """Write everything aside, flush it, and put it in place.
 
@@ -146,7 +150,9 @@ class RunWriter:
             "created": time.time(),
             "status": status,
             "reason": reason,
-            "summary": {f"{s}.{n}": float(v) for s, n, v in zip(last["split"], last["name"], last["value"], strict=True)},
+            "summary": {
+                f"{s}.{n}": float(v) for s, n, v in zip(last["split"], last["name"], last["value"], strict=True)
+            },
             "spec": self.spec,
             "info": self.info,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},

@@ -1,5 +1,6 @@
 """The tasks, one file each; this file is the list of their classes."""
 
+from wbench.errors import UnknownNameError, closest
 from wbench.task import Task
 from wbench.tasks.chars import Chars
 from wbench.tasks.digit_domains import DigitDomains
@@ -16,15 +17,34 @@ def all() -> dict[str, type[Task]]:
     return {cls.id: cls for cls in classes}
 
 
+def find_task(task: Task | str, options: dict[str, str] | None = None) -> Task:
+    """Return a task by name or as given.
+
+    Args:
+        task: A task or its registered name.
+        options: Text values of its options, when given by name.
+
+    Returns:
+        The task.
+
+    Raises:
+        UnknownNameError: If no task has that name; names the closest.
+    """
+    if isinstance(task, Task):
+        return task
+    found = all()
+    if task not in found:
+        raise UnknownNameError(f"unknown task '{task}'.{closest(task, found)}")
+    return found[task].from_strings(options or {})
+
+
 def get(task_id: str) -> type[Task]:
     """Return a task's class.
 
     Args:
         task_id: Its id, e.g. `digits`; an unknown one is refused with the closest names.
     """
-    from wbench.task import find_task
-
     return type(find_task(task_id))
 
 
-__all__ = ["Chars", "DigitDomains", "DigitStreams", "Digits", "Fashion", "LinearTeacher", "Mnist", "all", "get"]
+__all__ = ["Chars", "DigitDomains", "DigitStreams", "Digits", "Fashion", "LinearTeacher", "Mnist", "all", "find_task", "get"]

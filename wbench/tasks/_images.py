@@ -34,7 +34,7 @@ def image_model(
         if kind == "convnet":
             return ConvNet(1, side, classes, widths, 512 if large else 64)
         if kind == "resnet":
-            return ResNet(1, classes, (64, 128, 256) if large else (16, 32, 64), 2 if large else 1)
+            return ResNet(1, classes, (64, 128, 256) if large else (8, 16, 32), 2 if large else 1)
         patch = 2 if side < 16 else 4
         depth, width, heads, ratio = (8, 256, 8, 4) if large else (2, 64, 4, 2)
         return ViT(1, side, classes, patch, depth, width, heads, ratio)

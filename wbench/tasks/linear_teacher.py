@@ -79,7 +79,7 @@ class LinearTeacher(Task):
 
     def model(self, seed: int) -> nn.Module:
         """Return one bias-free layer, `linear`, at W0: (samples, inputs) -> (samples, outputs)."""
-        linear = nn.Linear(self.inputs, self.outputs, bias=False)
+        linear = nn.utils.skip_init(nn.Linear, self.inputs, self.outputs, bias=False)
         with torch.no_grad():
             linear.weight.copy_(self.matrices(seed)[1])
         return nn.Sequential(OrderedDict(linear=linear))

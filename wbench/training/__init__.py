@@ -7,4 +7,16 @@ from wbench.training.restore import methods_of, restore, task_of
 from wbench.training.train import assemble, evaluate, train
 from wbench.training.watch import Watched, watch
 
-__all__ = ["PROBES", "Diverged", "Watched", "assemble", "evaluate", "methods_of", "resolve_device", "restore", "task_of", "train", "watch"]
+__all__ = [
+    "PROBES",
+    "Diverged",
+    "Watched",
+    "assemble",
+    "evaluate",
+    "methods_of",
+    "resolve_device",
+    "restore",
+    "task_of",
+    "train",
+    "watch",
+]

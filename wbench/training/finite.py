@@ -58,7 +58,9 @@ def check_weights(model: nn.Module, ctx: Context) -> None:
     for name, param in model.named_parameters():
         bad = int((~torch.isfinite(param)).sum())
         if bad:
-            raise Diverged(f"weights became NaN or inf at step {ctx.step}; first in '{name}' ({bad} of {param.numel()} values)")
+            raise Diverged(
+                f"weights became NaN or inf at step {ctx.step}; first in '{name}' ({bad} of {param.numel()} values)"
+            )
 
 
 def first_bad_output(model: nn.Module, batch: Batch) -> str:

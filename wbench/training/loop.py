@@ -79,7 +79,7 @@ def fit(model: nn.Module, ctx: Context, loss_of: LossFunction, watcher: Watcher,
 
 
 def _carried_steps(rest: list[tuple[int, bool]]) -> int:
-    """Steps until the next phase that starts anew."""
+    """Return the steps until the next phase that starts anew."""
     total = rest[0][0]
     for steps, carry in rest[1:]:
         if not carry:

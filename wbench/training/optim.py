@@ -69,9 +69,7 @@ def make_optimizer(model: nn.Module, ctx: Context) -> torch.optim.Optimizer:
     return recipe_optimizer(ctx.groups(model), ctx.recipe)
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Return the recipe's schedule over a number of steps.
 
     Args:

@@ -43,7 +43,9 @@ def run_outside(
     return None
 
 
-def _combine(task: Task, method: Method, ctx: Context, members: Mapping[str, nn.Module], writer: RunWriter) -> nn.Module:
+def _combine(
+    task: Task, method: Method, ctx: Context, members: Mapping[str, nn.Module], writer: RunWriter
+) -> nn.Module:
     if not members:
         raise CompositionError(f"{method.id} combines models; pass members={{role: run or model, ...}}")
     merged = method.combine(members, ctx.references.get("base"), ctx)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from wbench.errors import FitError, RunError
 from wbench.method import Method, get
 from wbench.runs import Run
-from wbench.task import Task, find_task
+from wbench.task import Task
+from wbench.tasks import find_task
 
 Start = Run | nn.Module | Mapping[str, Tensor] | str | Path
 
@@ -100,9 +101,17 @@ def load(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     surplus = [name for name in state if name not in own]
-    shapes = [f"{n}: {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in own if n in state and state[n].shape != own[n].shape]
+    shapes = [
+        f"{n}: {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
     if missing or surplus or shapes:
-        parts = [f"{title} {', '.join(names[:5])}" for title, names in (("missing", missing), ("surplus", surplus), ("shapes", shapes)) if names]
+        parts = [
+            f"{title} {', '.join(names[:5])}"
+            for title, names in (("missing", missing), ("surplus", surplus), ("shapes", shapes))
+            if names
+        ]
         raise FitError(f"the weights of {what} do not fit the model {type(model).__name__}: {'; '.join(parts)}")
     model.load_state_dict(dict(state))
 

@@ -23,7 +23,9 @@ class Watched:
         run: The recorded run, once the block has ended.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder, writer: RunWriter, ctx: Context) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder, writer: RunWriter, ctx: Context
+    ) -> None:
         self._model, self._optimizer, self._recorder, self._writer, self._ctx = model, optimizer, recorder, writer, ctx
         self._handles: list[Any] = []
         self._begin = 0.0
@@ -66,7 +68,10 @@ class Watched:
             split: What they were measured on.
             **values: Name to number.
         """
-        rows = [{"step": self.step, "phase": "train", "split": split, "name": k, "value": float(v)} for k, v in values.items()]
+        rows = [
+            {"step": self.step, "phase": "train", "split": split, "name": k, "value": float(v)}
+            for k, v in values.items()
+        ]
         self._writer.log(rows)
 
     def probe(self, name: str) -> Any:

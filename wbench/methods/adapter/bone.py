@@ -65,7 +65,9 @@ def bat_unmerge(merged: Tensor, d: Tensor, name: str = "weight") -> Tensor:
     r = d.shape[-1]
     factor = torch.eye(r, dtype=torch.float64, device=d.device) + d.double()
     if bool((torch.linalg.cond(factor) > MAX_CONDITION).any()):
-        raise FitError(f"bone: cannot unmerge '{name}': I + D is singular (condition over {MAX_CONDITION:g}); keep the original weight instead")
+        raise FitError(
+            f"bone: cannot unmerge '{name}': I + D is singular (condition over {MAX_CONDITION:g}); keep the original weight instead"
+        )
     blocks = merged.double().reshape(out_features // r, r, in_features // r, r).permute(2, 0, 1, 3)
     original = torch.linalg.solve(factor, blocks - d.double(), left=False)
     return original.permute(1, 2, 0, 3).reshape(out_features, in_features).to(merged.dtype)
@@ -160,8 +162,12 @@ class Bone(Adapter):
     picture: ClassVar[str] = "wbench.plots:delta"
 
     r: int = knob(8, 1, 8192, scale="log", slider=(1, 128), doc="Block size, or length of a shard.")
-    variant: Literal["bat", "miss", "mini"] = knob("bat", doc="Block affine (version 1), shared shards, or shared shards tiled.")
-    mini_r: int = knob(1, 1, 65536, scale="log", slider=(1, 128), doc="Width of D in mini; divides the layer's outputs.")
+    variant: Literal["bat", "miss", "mini"] = knob(
+        "bat", doc="Block affine (version 1), shared shards, or shared shards tiled."
+    )
+    mini_r: int = knob(
+        1, 1, 65536, scale="log", slider=(1, 128), doc="Width of D in mini; divides the layer's outputs."
+    )
     dropout: float = knob(0.0, 0.0, 0.9, slider=(0.0, 0.3), doc="Dropout on the adapter's input, in miss and mini.")
 
     def adapt(self, linear: nn.Linear, name: str) -> AdaptedLayer:
@@ -174,7 +180,9 @@ class Bone(Adapter):
         if self.r > in_features:
             raise FitError(f"bone: r={self.r} is larger than the {in_features} inputs of '{name}'; use a smaller r")
         if self.variant == "mini" and out_features % self.mini_r:
-            raise FitError(f"bone: mini needs mini_r to divide the {out_features} outputs of '{name}', got mini_r={self.mini_r}")
+            raise FitError(
+                f"bone: mini needs mini_r to divide the {out_features} outputs of '{name}', got mini_r={self.mini_r}"
+            )
         return BoneLayer(linear, self)
 
     def observe(self, model: nn.Module, ctx: Context | None = None) -> pd.DataFrame | None:
@@ -189,6 +197,10 @@ class Bone(Adapter):
             if isinstance(layer, BoneLayer):
                 corner = layer.delta().detach()[:MAX_SHOWN, :MAX_SHOWN].float().cpu()
                 rows, cols = torch.meshgrid(torch.arange(corner.shape[0]), torch.arange(corner.shape[1]), indexing="ij")
-                columns = {"row": rows.flatten().numpy(), "col": cols.flatten().numpy(), "value": corner.flatten().numpy()}
+                columns = {
+                    "row": rows.flatten().numpy(),
+                    "col": cols.flatten().numpy(),
+                    "value": corner.flatten().numpy(),
+                }
                 frames.append(pd.DataFrame({"layer": name, **columns}))
         return pd.concat(frames, ignore_index=True) if frames else None

@@ -13,7 +13,7 @@ $W$: (O, I), frozen; $A$: (r, I), Kaiming uniform; $B$: (O, r), zero, so that th
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class LoRALayer(AdaptedLayer):
     def __init__(self, base: nn.Linear, rank: int, scaling: float, dropout: float = 0.0) -> None:
         super().__init__(base)
         self.scaling = scaling
-        like = {"dtype": base.weight.dtype, "device": base.weight.device}
+        like: dict[str, Any] = {"dtype": base.weight.dtype, "device": base.weight.device}
         self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
@@ -69,7 +69,9 @@ class LoRA(Adapter):
     kind: ClassVar[Literal["method", "baseline"]] = "baseline"
 
     rank: int = knob(4, 1, 8192, scale="log", slider=(1, 128), doc="Rank of the product.")
-    alpha: float | None = knob(None, 0.0, 4096.0, slider=(1, 128), doc="Scale is alpha / rank; none: alpha = rank, scale 1.")
+    alpha: float | None = knob(
+        None, 0.0, 4096.0, slider=(1, 128), doc="Scale is alpha / rank; none: alpha = rank, scale 1."
+    )
     dropout: float = knob(0.0, 0.0, 0.9, slider=(0.0, 0.3), doc="Dropout on the adapter's input.")
     train_a: bool = knob(True, doc="Train A; off: a fixed random A, only B is trained (LoRA-FA).")
 
@@ -98,5 +100,7 @@ class LoRA(Adapter):
         """
         limit = min(linear.in_features, linear.out_features)
         if self.rank > limit:
-            raise FitError(f"{self.id}: rank must be between 1 and {limit} for '{name}' of shape {tuple(linear.weight.shape)}, got {self.rank}")
+            raise FitError(
+                f"{self.id}: rank must be between 1 and {limit} for '{name}' of shape {tuple(linear.weight.shape)}, got {self.rank}"
+            )
         return self.rank

@@ -148,7 +148,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
         state, lr = self.state[param], group["lr"]
         state.setdefault("step", 0)
         projected = "rank" in group
-        gradient = param.grad.flatten(1) if projected else param.grad  # type: ignore[union-attr]
+        gradient: Tensor = param.grad.flatten(1) if projected else param.grad  # type: ignore[assignment,union-attr]
         if projected:
             if state["step"] % group["update_proj_gap"] == 0:
                 self._refresh(state, gradient, group, index)
@@ -182,7 +182,10 @@ class GaLoreAdamW(torch.optim.Optimizer):
         if first and not usable:
             raise FitError(f"gradient of '{name}' is not finite; GaLore cannot choose a subspace")
         if not first and not (usable and bool(gradient.any())):
-            warnings.warn(f"galore: gradient of '{name}' is zero or not finite at a refresh; the old subspace is kept", stacklevel=3)
+            warnings.warn(
+                f"galore: gradient of '{name}' is zero or not finite at a refresh; the old subspace is kept",
+                stacklevel=3,
+            )
             return
         side = projected_side(tuple(gradient.shape), group["proj_type"])  # type: ignore[arg-type]
         rank = group["rank"] or max(1, min(gradient.shape) // 4)
@@ -193,7 +196,9 @@ class GaLoreAdamW(torch.optim.Optimizer):
         state["stable_rank"] = total / (float(energy[0]) or 1.0)
         if not first:
             shared = [new.T @ old for new, old in ((left, state.get("left")),) if new is not None and old is not None]
-            shared += [new @ old.T for new, old in ((right, state.get("right")),) if new is not None and old is not None]
+            shared += [
+                new @ old.T for new, old in ((right, state.get("right")),) if new is not None and old is not None
+            ]
             state["overlap"] = sum(float(part.square().sum()) for part in shared) / (rank * len(shared))
         state["refreshes"] = state.get("refreshes", 0) + 1
         if left is not None:
@@ -240,19 +245,31 @@ class GaLore(OptimizerMethod):
     picture: ClassVar[str] = "wbench.plots:subspace"
 
     layers: str | tuple[str, ...] = knob(("*", "!*head*"), doc="Globs of projected layers; the head gets plain AdamW.")
-    rank: int | None = knob(None, 1, 65536, scale="log", slider=(1, 512), doc="Rank of the subspace; none: a quarter of the shorter side.")
-    update_proj_gap: int = knob(200, 1, 10**9, scale="log", slider=(10, 1000), unit="steps", doc="Steps between new subspaces.")
-    scale: float = knob(0.25, 1e-4, 100.0, scale="log", slider=(0.05, 4.0), doc="Multiplies the projected step (alpha).")
-    proj_type: Literal["std", "reverse_std", "left", "right", "full"] = knob("std", doc="Which side is projected; std: the smaller.")
-    state_on_switch: Literal["keep", "reset"] = knob("keep", doc="Moments at a new subspace: keep (as the authors) or reset.")
+    rank: int | None = knob(
+        None, 1, 65536, scale="log", slider=(1, 512), doc="Rank of the subspace; none: a quarter of the shorter side."
+    )
+    update_proj_gap: int = knob(
+        200, 1, 10**9, scale="log", slider=(10, 1000), unit="steps", doc="Steps between new subspaces."
+    )
+    scale: float = knob(
+        0.25, 1e-4, 100.0, scale="log", slider=(0.05, 4.0), doc="Multiplies the projected step (alpha)."
+    )
+    proj_type: Literal["std", "reverse_std", "left", "right", "full"] = knob(
+        "std", doc="Which side is projected; std: the smaller."
+    )
+    state_on_switch: Literal["keep", "reset"] = knob(
+        "keep", doc="Moments at a new subspace: keep (as the authors) or reset."
+    )
     inner: Literal["adam", "sgd"] = knob("adam", doc="Optimizer inside the subspace.")
-    eps: float = knob(1e-6, 0.0, 1.0, scale="log0", slider=(1e-10, 1e-2), doc="Adam's epsilon, outside the bias correction.")
+    eps: float = knob(
+        1e-6, 0.0, 1.0, scale="log0", slider=(1e-10, 1e-2), doc="Adam's epsilon, outside the bias correction."
+    )
 
     def optimizer(self, model: nn.Module, ctx: Context | Recipe | None = None) -> torch.optim.Optimizer:
         context = Context.of(ctx, methods=(self,))
         recipe, chosen = context.recipe, self._matrices(model)
         places = {id(param): name for name, param in chosen.items()}
-        special = {"rank": self.rank, "update_proj_gap": self.update_proj_gap, "scale": self.scale}
+        special: dict[str, Any] = {"rank": self.rank, "update_proj_gap": self.update_proj_gap, "scale": self.scale}
         special |= {"proj_type": self.proj_type, "state_on_switch": self.state_on_switch}
         groups: list[dict[str, Any]] = []
         for group in context.groups(model):
@@ -278,7 +295,9 @@ class GaLore(OptimizerMethod):
         for name, param in chosen.items():
             shape = (param.shape[0], param[0].numel())
             if self.rank is not None and self.rank > min(shape):
-                raise FitError(f"galore: rank must be between 1 and min(m, n) = {min(shape)} for '{name}' of shape {shape}, got {self.rank}")
+                raise FitError(
+                    f"galore: rank must be between 1 and min(m, n) = {min(shape)} for '{name}' of shape {shape}, got {self.rank}"
+                )
         return chosen
 
     def observe(self, model: nn.Module, ctx: Context | None = None) -> pd.DataFrame | None:
@@ -296,6 +315,8 @@ class GaLore(OptimizerMethod):
             for name, param in zip(group["names"], group["params"], strict=True):
                 state = ctx.optimizer.state.get(param, {})
                 if "refreshes" in state:
-                    row = {key: state.get(key, math.nan) for key in ("overlap", "energy_share", "stable_rank", "refreshes")}
+                    row = {
+                        key: state.get(key, math.nan) for key in ("overlap", "energy_share", "stable_rank", "refreshes")
+                    }
                     rows.append({"layer": name, **row})
         return pd.DataFrame(rows) if rows else None

@@ -144,17 +144,30 @@ class NaP(OptimizerMethod):
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64, torch.bfloat16)
     excludes: ClassVar[tuple[Stage, ...]] = ("parametrization",)
 
-    norm: Literal["layernorm", "rmsnorm", "none"] = knob("layernorm", doc="Norm inserted before nonlinearities; none: use the model's own.")
+    norm: Literal["layernorm", "rmsnorm", "none"] = knob(
+        "layernorm", doc="Norm inserted before nonlinearities; none: use the model's own."
+    )
     project: bool = knob(True, doc="Rescale the weights; off: norms alone.")
-    every: int = knob(1, 1, 1_000_000, scale="log", slider=(1, 1000), unit="steps", doc="Optimizer steps between projections.")
-    target: Literal["init", "sqrt_fan_out"] = knob("init", doc="Radius: norm at the start, or the root of the layer's width.")
+    every: int = knob(
+        1, 1, 1_000_000, scale="log", slider=(1, 1000), unit="steps", doc="Optimizer steps between projections."
+    )
+    target: Literal["init", "sqrt_fan_out"] = knob(
+        "init", doc="Radius: norm at the start, or the root of the layer's width."
+    )
     affine_mode: Literal["auto", "joint", "decay", "none", "fixed"] = knob(
-        "auto", doc="Norms' scale and offset: projected jointly, pulled to their start, free, or not learned; auto: joint for ReLU."
+        "auto",
+        doc="Norms' scale and offset: projected jointly, pulled to their start, free, or not learned; auto: joint for ReLU.",
     )
     affine_decay: float = knob(1e-3, 0.0, 10.0, scale="log0", slider=(1e-5, 1e-1), doc="Pull of affine_mode decay.")
-    granularity: Literal["tensor", "row"] = knob("tensor", doc="One norm a weight, or one an output row (changes the function).")
-    match_implicit_schedule: bool = knob(False, doc="Replay the decay of the effective rate that plain SGD has without projection.")
-    allow_non_invariant: bool = knob(False, doc="Project weights that no norm follows, too, which changes the function.")
+    granularity: Literal["tensor", "row"] = knob(
+        "tensor", doc="One norm a weight, or one an output row (changes the function)."
+    )
+    match_implicit_schedule: bool = knob(
+        False, doc="Replay the decay of the effective rate that plain SGD has without projection."
+    )
+    allow_non_invariant: bool = knob(
+        False, doc="Project weights that no norm follows, too, which changes the function."
+    )
 
     def prepare(self, model: nn.Module, ctx: Context | Recipe | None = None) -> nn.Module:
         recipe = Context.of(ctx).recipe
@@ -163,7 +176,9 @@ class NaP(OptimizerMethod):
         if recipe.weight_decay > 0 and self.project:
             warnings.warn(f"nap: weight_decay={recipe.weight_decay:g} has no effect on projected weights", stacklevel=2)
         if self.match_implicit_schedule and ctx is not None and (recipe.optimizer != "sgd" or recipe.momentum > 0):
-            raise FitError("nap: match_implicit_schedule=True is exact for plain SGD only; use optimizer='sgd', momentum=0")
+            raise FitError(
+                "nap: match_implicit_schedule=True is exact for plain SGD only; use optimizer='sgd', momentum=0"
+            )
         if self.project and self.granularity == "row":
             warnings.warn("nap: granularity='row' changes the function, as layer norms mix the rows", stacklevel=2)
         for name, consumer in self._trunk(model).items():
@@ -176,17 +191,25 @@ class NaP(OptimizerMethod):
         return self.norm == "none" and not self.project
 
     def _trunk(self, model: nn.Module) -> dict[str, Consumer]:
-        """The selected layers and what follows each; those that are not followed by a norm or nonlinearity are refused."""
+        """Return the selected layers and what follows each.
+
+        Raises:
+            FitError: If a named layer is not followed by a norm or nonlinearity, or none is.
+        """
         try:
             found = consumers(model)
         except RuntimeError as error:
             if not self.allow_non_invariant:
-                raise FitError(f"nap: {error}; name normalised layers with layers= and pass allow_non_invariant=True") from None
+                raise FitError(
+                    f"nap: {error}; name normalised layers with layers= and pass allow_non_invariant=True"
+                ) from None
             found = {}
         trunk = {}
         for name, layer in self.select(model).items():
             if parametrize.is_parametrized(layer, "weight"):
-                raise FitError(f"nap: the weight of layer '{name}' is parametrised; its trained values are not scale-free")
+                raise FitError(
+                    f"nap: the weight of layer '{name}' is parametrised; its trained values are not scale-free"
+                )
             consumer = found.get(name, Consumer("other"))
             ready = consumer.kind == "norm" or (consumer.kind == "activation" and self.norm != "none")
             if ready or self.allow_non_invariant:
@@ -202,10 +225,14 @@ class NaP(OptimizerMethod):
 
     def _normalize(self, model: nn.Module, name: str, consumer: Consumer) -> nn.Module:
         layer = model.get_submodule(name)
-        norm: nn.Module | None = model.get_submodule(consumer.name) if consumer.kind == "norm" and consumer.name else None
+        norm: nn.Module | None = (
+            model.get_submodule(consumer.name) if consumer.kind == "norm" and consumer.name else None
+        )
         follower = consumer
         if norm is None and self.norm != "none" and consumer.kind == "activation":
-            norm = make_norm(self.norm, layer, affine=self.affine_mode != "fixed").to(layer.weight.device, layer.weight.dtype)  # type: ignore[arg-type]
+            norm = make_norm(self.norm, layer, affine=self.affine_mode != "fixed").to(
+                layer.weight.device, layer.weight.dtype
+            )  # type: ignore[arg-type]
             if consumer.slot:
                 model = replace_module(model, consumer.slot, norm)
             else:
@@ -231,13 +258,15 @@ class NaP(OptimizerMethod):
             return "joint" if follower.kind == "activation" and follower.homogeneous else "decay"
         if self.affine_mode == "joint" and not (follower.kind == "activation" and follower.homogeneous):
             what = follower.type_name or "none that could be found"
-            raise FitError(f"nap: affine_mode='joint' needs a positively homogeneous activation; got {what}, use 'decay'")
+            raise FitError(
+                f"nap: affine_mode='joint' needs a positively homogeneous activation; got {what}, use 'decay'"
+            )
         return self.affine_mode
 
     def after_backward(self, model: nn.Module, ctx: Context | None = None) -> None:
         if not self.match_implicit_schedule or not self.project:
             return
-        rate = Context.of(ctx).optimizer.param_groups[0]["lr"] if ctx is not None and ctx.optimizer else None
+        rate = ctx.optimizer.param_groups[0]["lr"] if ctx is not None and ctx.optimizer is not None else None
         for layer in _projected(model):
             if layer.weight.grad is None:  # type: ignore[union-attr]
                 continue
@@ -260,13 +289,10 @@ class NaP(OptimizerMethod):
                 project_affine(norm.weight, norm.bias)  # type: ignore[arg-type]
 
     def penalty(self, model: nn.Module, ctx: Context | None = None) -> Tensor | float:
-        total: Tensor | float = 0.0
-        for norm in model.modules():
-            if getattr(norm, "nap_affine", "") == "decay":
-                total = total + (norm.weight - 1.0).square().sum()  # type: ignore[operator]
-                if getattr(norm, "bias", None) is not None:
-                    total = total + norm.bias.square().sum()  # type: ignore[operator,union-attr]
-        return self.affine_decay * total
+        pulled = [norm for norm in model.modules() if getattr(norm, "nap_affine", "") == "decay"]
+        terms: list[Tensor] = [(norm.weight - 1.0).square().sum() for norm in pulled]
+        terms += [norm.bias.square().sum() for norm in pulled if getattr(norm, "bias", None) is not None]
+        return self.affine_decay * torch.stack(terms).sum() if terms else 0.0
 
     def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:
         for module in model.modules():

@@ -102,7 +102,9 @@ def slope(v: Tensor, a: Tensor, b: Tensor, fn: str = "arctan", p: float = 0.5, m
     return torch.ones_like(v)
 
 
-def companding_index(v: Tensor, a: Tensor, b: Tensor, fn: str = "arctan", p: float = 0.5, max_slope: float = 100.0) -> float:
+def companding_index(
+    v: Tensor, a: Tensor, b: Tensor, fn: str = "arctan", p: float = 0.5, max_slope: float = 100.0
+) -> float:
     r"""Return $\chi = \Psi'(0) / (\Psi(q)/q)$ at $q$, the 99th percentile of $|v|$: above 1 for a compander, 1 for the identity.
 
     Args:
@@ -201,22 +203,34 @@ class WeightCompander(Parametrization):
     vectorizes: ClassVar[bool] = True
     picture: ClassVar[str] = "wbench.plots:companding"
 
-    fn: Literal["arctan", "mulaw", "power_arctan", "identity"] = knob("arctan", doc="Companding function; identity: off.")
-    a_mult: float = knob(2.0, 0.01, 100.0, scale="log", slider=(1.2, 6.0), doc="a over the initial weights' standard deviation.")
-    b_mult: float = knob(1.0, 0.001, 1000.0, scale="log", slider=(0.1, 10.0), doc="b over the initial weights' standard deviation.")
+    fn: Literal["arctan", "mulaw", "power_arctan", "identity"] = knob(
+        "arctan", doc="Companding function; identity: off."
+    )
+    a_mult: float = knob(
+        2.0, 0.01, 100.0, scale="log", slider=(1.2, 6.0), doc="a over the initial weights' standard deviation."
+    )
+    b_mult: float = knob(
+        1.0, 0.001, 1000.0, scale="log", slider=(0.1, 10.0), doc="b over the initial weights' standard deviation."
+    )
     learn: bool = knob(True, doc="Train a and b with the weights.")
-    learn_a: Literal["auto", "always", "never"] = knob("auto", doc="Train a; auto: not where a norm follows, which makes it idle.")
+    learn_a: Literal["auto", "always", "never"] = knob(
+        "auto", doc="Train a; auto: not where a norm follows, which makes it idle."
+    )
     per: Literal["layer", "channel"] = knob("layer", doc="One (a, b) a layer or an output channel.")
     p: float = knob(0.5, 0.3, 1.0, doc="Exponent of power_arctan.")
     max_slope: float = knob(100.0, 10.0, 1000.0, scale="log", unit="a/b", doc="Clip of power_arctan's backward.")
     lr_scale: float = knob(1.0, 0.01, 1.0, scale="log", doc="Learning rate of log a and log b over the recipe's.")
-    preserve: Literal["clip", "exact"] = knob("clip", doc="Weights beyond a's range: clip them, or widen a to keep the function.")
+    preserve: Literal["clip", "exact"] = knob(
+        "clip", doc="Weights beyond a's range: clip them, or widen a to keep the function."
+    )
 
     def reparametrize(self, weight: Tensor, name: str) -> nn.Module:
         wide = weight.double() if weight.dtype == torch.float64 else weight.float()
         spread = _spread(wide, self.per)
         if self.fn != "identity" and not bool((spread > 0).all()):
-            raise FitError(f"weight_compander: layer '{name}' has zero weight spread; exclude it: layers=('*', '!{name}')")
+            raise FitError(
+                f"weight_compander: layer '{name}' has zero weight spread; exclude it: layers=('*', '!{name}')"
+            )
         a, b = self.a_mult * spread, self.b_mult * spread
         if self.fn in {"arctan", "power_arctan"}:
             if self.preserve == "exact":
@@ -289,7 +303,7 @@ def _curve(name: str, v: Tensor, part: Compander, points: int = 97) -> pd.DataFr
 
 
 def _density(values: Tensor, at: Tensor) -> Any:
-    """Share of the values per unit length in the cells around increasing points."""
+    """Return the share of the values per unit length in the cells around increasing points."""
     edges = torch.cat([at[:1] - (at[1] - at[0]) / 2, (at[1:] + at[:-1]) / 2, at[-1:] + (at[-1] - at[-2]) / 2])
     counts = torch.bucketize(values.flatten(), edges)
     inside = torch.bincount(counts, minlength=len(edges) + 1)[1 : len(edges)]

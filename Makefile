@@ -1,0 +1,56 @@
+# `make help` lists the targets. A second call reuses the environment: it is made anew when pyproject.toml or
+# constraints.txt change.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SCALE ?= cpu
+OUT ?= out
+METHODS ?= weight_compander nap galore bone
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test check lab peers clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.base: $(INPUTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lab]"
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,peers]"
+	@touch $@
+
+setup: $(VENV)/.base  ## make the environment
+
+report: $(VENV)/.base  ## the main job: four methods, their claims and controls, one interactive HTML file in out/
+	$(BIN)/wbench report compare $(METHODS) --scale $(SCALE) --out $(OUT)
+
+test: $(VENV)/.test  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.test  ## style, docstrings, types, import arrows, the README's table
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/wbench methods --markdown | $(BIN)/python tests/readme_table.py README.md
+
+lab: $(VENV)/.lab  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+peers: $(VENV)/.peers  ## install the peer packages and compare with them
+	$(BIN)/python -m pytest -m peer -rs
+
+clean:  ## remove the environment, reports and recorded runs
+	rm -rf $(VENV) $(OUT) .wbench

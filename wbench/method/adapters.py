@@ -1,0 +1,126 @@
+"""The adapter stage."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from wbench.errors import CompositionError, FitError
+from wbench.knobs import knob
+from wbench.method.base import Stage
+from wbench.method.context import Context
+from wbench.method.layerwise import LINEAR, LayerwiseMethod
+from wbench.method.select import matches, replace_module, tied_layers
+from wbench.recipe import Recipe
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen layer with trainable parameters beside it; base of what `Adapter.adapt` returns.
+
+    Args:
+        base: The layer to adapt, with weight `(out_features, in_features)`.
+    """
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+
+    def merged_weight(self) -> Tensor:
+        """Return the weight with the adapter merged in, shape `(out_features, in_features)`."""
+        return self.base.weight
+
+    @property
+    def weight(self) -> Tensor:
+        """The merged weight, for code that reads a layer's weight."""
+        return self.merged_weight()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's bias."""
+        return self.base.bias
+
+
+class Adapter(LayerwiseMethod):
+    """Adds trainable parameters beside frozen ones: everything else in the model is frozen.
+
+    A subclass gives `adapt`.
+    """
+
+    stage: ClassVar[Stage] = "adapter"
+    layer_types: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
+    layers: str | tuple[str, ...] = knob(
+        ("*", "!*head*"), doc="Globs of adapted layers; the head is left out by default."
+    )
+    trainable: str | tuple[str, ...] = knob(
+        (), doc="Globs of modules that stay trainable beside the adapters, e.g. 'head'."
+    )
+
+    @abstractmethod
+    def adapt(self, linear: nn.Linear, name: str) -> AdaptedLayer:
+        """Return the adapted layer.
+
+        Args:
+            linear: The layer, to be kept inside; weight `(out_features, in_features)`.
+            name: Its name, for messages.
+        """
+
+    def prepare(self, model: nn.Module, ctx: Context | Recipe | None = None) -> nn.Module:
+        context = Context.of(ctx)
+        chosen = self.select(model)
+        tied = set(tied_layers(model))
+        for name in [name for name in chosen if name in tied or parametrize.is_parametrized(chosen[name])]:
+            why = "shares its weight with another module, which merging would change too"
+            if name not in tied:
+                why = "is parametrised by another method, whose parameters would be frozen"
+            explicit = self.layers != type(self).model_fields["layers"].default
+            if explicit or name not in tied:
+                raise CompositionError(f"{self.id}: layer '{name}' {why}; exclude it: layers=('*', '!{name}')")
+            warnings.warn(f"{self.id}: layer '{name}' {why}; it is left as it is", stacklevel=2)
+            del chosen[name]
+        if not chosen:
+            raise FitError(f"{self.id}: no layer is left to adapt")
+        adapted = {name: self.adapt(layer, name) for name, layer in chosen.items()}  # type: ignore[arg-type]
+        kept = {
+            id(param)
+            for name, module in model.named_modules()
+            if self.trainable and name and matches(name, self.trainable)
+            for param in module.parameters()
+        }
+        frozen = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
+        for param in frozen.values():
+            param.requires_grad_(False)
+        context.mark_frozen(frozen.values(), self.id)
+        for name, layer in adapted.items():
+            layer.wbench_owner, layer.wbench_frozen = self.id, tuple(frozen)  # type: ignore[assignment]
+            model = replace_module(model, name, layer)
+        return model
+
+    def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:
+        thawed: set[str] = set()
+        for name, module in self.adapted(model).items():
+            with torch.no_grad():
+                module.base.weight.copy_(module.merged_weight())
+            thawed.update(module.wbench_frozen)  # type: ignore[arg-type]
+            model = replace_module(model, name, module.base)
+        for name, param in model.named_parameters():
+            if name in thawed:
+                param.requires_grad_(True)
+        return model
+
+    def adapted(self, model: nn.Module) -> dict[str, AdaptedLayer]:
+        """Return the adapted layers of a prepared model by name.
+
+        Args:
+            model: A prepared model.
+        """
+        return {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, AdaptedLayer) and getattr(module, "wbench_owner", None) == self.id
+        }
