@@ -177,7 +177,8 @@ class Knobs(BaseModel):
             elif name in knobs:
                 lines.append(f"{cls._who()}: {name}={item['input']!r} is not allowed; allowed: {knobs[name].allowed}")
             else:
-                lines.append(f"{cls._who()}: {item['msg']}")
+                message = str(item["msg"]).removeprefix("Value error, ")
+                lines.append(message if message.startswith(f"{cls._who()}:") else f"{cls._who()}: {message}")
         return "\n".join(dict.fromkeys(lines))
 
     @classmethod

@@ -58,8 +58,8 @@ class Verdict:
                 "unit": result.check.unit,
                 "gate": result.check.gate,
                 "passed": result.outcome,
-                "seeds": result.n_seeds,
-                "resampled": result.resampling_unit,
+                "seeds": result.seeds,
+                "resampled": result.unit_of_resampling,
                 "note": result.note,
             }
             for role, results in (("method", self.checks), ("control", self.control_checks))
@@ -92,9 +92,7 @@ class Verdict:
             raise ClaimError(f"this is no verdict as Verdict.to_json writes it: {error!r}") from error
 
 
-def judge(
-    values: Values, checks: Sequence[Check], *, method: str, control: str, resamples: int = RESAMPLES
-) -> Verdict:
+def judge(values: Values, checks: Sequence[Check], *, method: str, control: str, resamples: int = RESAMPLES) -> Verdict:
     """Judge a claim.
 
     The claim is reproduced if every gating check is met, not reproduced if one is failed, else inconclusive. The control is
@@ -135,7 +133,9 @@ def judge(
         outcome = "invalid"
         reason = f"the control '{control}' passes every gating check too, so they do not test the mechanism"
     elif outcome == "reproduced":
-        reason += ", and the control fails" if control_outcome == "not reproduced" else ", and the control does not pass"
+        reason += (
+            ", and the control fails" if control_outcome == "not reproduced" else ", and the control does not pass"
+        )
     return Verdict(outcome, reason, results, controls, control_outcome)
 
 

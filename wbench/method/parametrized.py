@@ -51,7 +51,7 @@ class Parametrization(LayerwiseMethod):
                 )
             weight = layer.weight
             if not weight.requires_grad:
-                who = context.frozen_by(weight)
+                who = context.frozen_by(weight)  # type: ignore[arg-type]
                 reason = f"was frozen by {who}" if who else "is frozen (requires_grad=False)"
                 raise CompositionError(
                     f"{self.id}: the weight of layer '{name}' {reason}, so parametrising it has no effect; "
@@ -59,14 +59,15 @@ class Parametrization(LayerwiseMethod):
                 )
             part = self.reparametrize(weight.detach(), name)
             part.wbench_owner = self.id  # type: ignore[assignment]
+            value = weight.detach().clone()
             original: Tensor | None = None
             for _, module, attribute in places[id(weight)]:
+                if original is not None:  # torch keeps the parameter object as `original`, which now holds v
+                    module.register_parameter(attribute, nn.Parameter(value.clone()))
                 parametrize.register_parametrization(module, attribute, part)
-                held = module.parametrizations[attribute]  # type: ignore[union-attr,index]
-                if original is None:
-                    original = held.original
-                else:
-                    held.original = original
+                held = module.parametrizations[attribute]
+                original = held.original if original is None else original
+                held.original = original
         return model
 
     def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:

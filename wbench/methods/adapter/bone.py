@@ -64,7 +64,7 @@ def bat_unmerge(merged: Tensor, d: Tensor, name: str = "weight") -> Tensor:
     out_features, in_features = merged.shape
     r = d.shape[-1]
     factor = torch.eye(r, dtype=torch.float64, device=d.device) + d.double()
-    if bool((torch.linalg.cond(factor) > MAX_CONDITION).any()):
+    if not bool((torch.linalg.cond(factor) <= MAX_CONDITION).all()):  # NaN where exactly singular
         raise FitError(
             f"bone: cannot unmerge '{name}': I + D is singular (condition over {MAX_CONDITION:g}); keep the original weight instead"
         )
