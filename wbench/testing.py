@@ -20,6 +20,7 @@ from wbench.method import Context, Method, check_composition
 from wbench.recipe import Recipe
 from wbench.splits import Batch, Splits, TensorSplit
 from wbench.task import Task
+from wbench.training.finite import Diverged
 from wbench.training.loop import fit
 from wbench.training.recorder import Recorder
 
@@ -228,7 +229,10 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 def _dtypes(subject: _Subject) -> None:
     for dtype in subject.cls.dtypes:
-        model, _ = subject.trained(dtype)
+        try:
+            model, _ = subject.trained(dtype)
+        except Diverged as error:
+            raise ContractError(f"{subject.cls.__name__}: training in {dtype} is not finite: {error}") from None
         _require(bool(torch.isfinite(subject.output(model, dtype)).all()), subject, f"forward in {dtype} is not finite")
         for name, param in model.named_parameters():
             bad = param.grad is not None and not bool(torch.isfinite(param.grad).all())

@@ -28,6 +28,7 @@ class Arm:
         references: Role to arm name: models that methods ask for.
         members: Role to arm name: models that a population method combines.
         recipe: Recipe fields that differ from the claim's recipe.
+        at_smoke: Recipe fields that differ further at `smoke` scale, where `recipe` sets a budget of its own.
         trainable: Globs of modules that stay trainable; the rest is frozen.
         grid: Recipe fields (`lr`) or knobs (`galore.rank`) to values; the best point is chosen for the arm as a whole.
         select: Split on which the grid's point is chosen; never `test`.
@@ -41,6 +42,7 @@ class Arm:
     references: Mapping[str, str] = field(default_factory=dict)
     members: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    at_smoke: Mapping[str, Any] = field(default_factory=dict)
     trainable: str | tuple[str, ...] | None = None
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     select: str = "valid"

@@ -52,7 +52,7 @@ claim = Claim(
     task=DigitDomains(domain="rotation"),
     recipes={"smoke": _RECIPE.replace(steps=10), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=1000)},
     arms={
-        "base": Arm(task=DigitDomains(domain="identity"), recipe=_BASE),
+        "base": Arm(task=DigitDomains(domain="identity"), recipe=_BASE, at_smoke={"steps": 60}),
         "bat": Arm((Bone(r=8, variant="bat"),), start="base"),
         "miss": Arm((Bone(r=8, variant="miss"),), start="base"),
         "lora": Arm((LoRA(rank=4),), start="base"),

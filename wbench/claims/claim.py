@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from wbench.claims.arms import Arm, run_arms
@@ -125,9 +125,12 @@ class Claim:
         store, begin = store or RunStore(), time.perf_counter()
         count = workers or os.cpu_count() or 1
         pool = executor or ((lambda: _processes(count)) if count > 1 else None)
+        arms = self.arms
+        if scale == "smoke":
+            arms = {name: replace(arm, recipe={**arm.recipe, **arm.at_smoke}) for name, arm in arms.items()}
         with _Bar(progress, self.id) as told:
             runs, points = run_arms(
-                self.arms, self.task, self.recipes[scale], numbers, store, device=device, pool=pool, told=told
+                arms, self.task, self.recipes[scale], numbers, store, device=device, pool=pool, told=told
             )
         values = self._values(runs, numbers)
         verdict = judge(values, self.checks, method=self.method, control=self.control)

@@ -21,7 +21,8 @@ RANK = 8
 _TASK = LinearTeacher()
 _RECIPE = Recipe(optimizer="adam", lr=0.05, schedule="cosine", batch_size=128, steps=1500)
 _TEXT = Chars(size="tiny")
-_TEXT_RECIPE = {"optimizer": "adam", "schedule": "cosine", "warmup": 15, "batch_size": 16, "steps": 150, "phases": ()}
+_TEXT_RECIPE = {"optimizer": "adam", "schedule": "cosine", "warmup": 15, "batch_size": 16, "steps": 120}
+_TEXT_SMOKE = {"steps": 8, "warmup": 2}
 
 
 def floor(seed: int, rank: int) -> float:
@@ -70,9 +71,9 @@ claim = Claim(
         "galore": Arm((GaLore(rank=RANK, update_proj_gap=20, scale=0.25),)),
         "frozen_projection": Arm((FrozenProjection(rank=RANK, scale=0.25),)),
         "lora": Arm((LoRA(rank=RANK, layers="*"),), grid={"lr": (0.01, 0.05)}),
-        "text_adam": Arm(task=_TEXT, recipe=_TEXT_RECIPE, grid={"lr": (3e-3, 1e-2)}),
+        "text_adam": Arm(task=_TEXT, recipe=_TEXT_RECIPE, at_smoke=_TEXT_SMOKE, grid={"lr": (1e-3, 3e-3, 1e-2)}),
         "text_galore": Arm(
-            (GaLore(rank=12, update_proj_gap=50),), task=_TEXT, recipe=_TEXT_RECIPE, grid={"lr": (1e-2, 3e-2)}
+            (GaLore(rank=12, update_proj_gap=50),), task=_TEXT, recipe=_TEXT_RECIPE, at_smoke=_TEXT_SMOKE, grid={"lr": (1e-2, 3e-2, 1e-1)}
         ),
     },
     method="galore",

@@ -31,7 +31,8 @@ def weights(source: Source, layers: str = "*", *, nonfinite: NonFinite = "raise"
         min_dims: Leave out tensors with fewer dimensions, and empty ones.
 
     Yields:
-        Layer name, parameter name, tensor (detached); a tied tensor once, under its first name.
+        Layer name, parameter name, tensor (detached); a tied tensor once, under its first name. A parameter of the model itself
+        is a layer of its own, whose parameter is called `weight`.
 
     Raises:
         LayerMatchError: If nothing matches; lists the closest names.
@@ -99,17 +100,8 @@ def table(frames: list[pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[list(columns)] if frames else pd.DataFrame(columns=list(columns))
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU in float32, or float64 where it is.
-
-    Args:
-        tensor: Floating.
-    """
-    return tensor.cpu() if tensor.dtype is torch.float64 else tensor.float().cpu()
-
-
 def _probed(tensor: Tensor) -> bool:
-    """Whether it holds numbers that can be read alone: floats, less those packed two to a byte."""
+    # floats packed two to a byte mean nothing without their scales
     return tensor.is_floating_point() and "float4" not in str(tensor.dtype)
 
 
@@ -127,7 +119,7 @@ def _all(source: Source, nonfinite: NonFinite) -> Named:
         )
     for name, tensor in pairs:
         layer, _, parameter = name.rpartition(".")
-        yield layer or name, parameter if layer else "weight", tensor.detach()
+        yield _owned(layer, parameter, tensor)
 
 
 def _untied(held: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
@@ -146,12 +138,12 @@ def _of_module(model: nn.Module) -> Named:
     seen: set[int] = set()
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if ".parametrizations." in f".{name}." or name.startswith(inside or ("\0",)):
+        if name.endswith("parametrizations") or ".parametrizations." in name or name.startswith(inside or ("\0",)):
             continue
         if hasattr(module, "merged_weight"):  # an adapted layer: what the forward uses is the merged weight
             inside += (f"{name}." if name else "",)
             with torch.no_grad():
-                yield name or type(model).__name__, "weight", module.merged_weight().detach()  # type: ignore[operator]
+                yield _owned(name, "weight", module.merged_weight())  # type: ignore[operator]
             continue
         if parametrize.is_parametrized(module):
             for parameter, held in module.parametrizations.items():  # type: ignore[operator,union-attr]
@@ -159,8 +151,12 @@ def _of_module(model: nn.Module) -> Named:
                 if key not in seen:
                     seen.add(key)
                     with torch.no_grad():
-                        yield name or type(model).__name__, parameter, getattr(module, parameter).detach()
+                        yield _owned(name, parameter, getattr(module, parameter))
         for parameter, value in module.named_parameters(recurse=False):
             if id(value) not in seen:
                 seen.add(id(value))
-                yield name or type(model).__name__, parameter, value.detach()
+                yield _owned(name, parameter, value)
+
+
+def _owned(owner: str, parameter: str, tensor: Tensor) -> tuple[str, str, Tensor]:
+    return (owner, parameter, tensor.detach()) if owner else (parameter, "weight", tensor.detach())

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wbench.errors import FitError
-from wbench.probes._source import weights
+from wbench.errors import DataError, FitError, KnobError
+from wbench.probes._source import matrices, table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+COLUMNS = (
+    "layer", "lr", "weight_norm", "update_norm", "relative_update", "angle", "scale_invariant", "effective_lr",
+)  # fmt: skip
 
 
 def snapshot(model: nn.Module, layers: str = "*") -> dict[str, Tensor]:
@@ -24,9 +28,13 @@ def snapshot(model: nn.Module, layers: str = "*") -> dict[str, Tensor]:
         layers: Glob over layer names.
 
     Returns:
-        Layer name to tensor.
+        Layer name (`layer.parameter` where the parameter is not called `weight`) to tensor.
+
+    Raises:
+        LayerMatchError: If no layer matches.
+        DataError: If a weight holds values that are not finite.
     """
-    return {layer: tensor.clone() for layer, _, tensor in weights(model, layers) if tensor.ndim > 1}
+    return {layer: tensor.clone() for layer, tensor in matrices(model, layers, "raise")}
 
 
 def effective_lr(
@@ -46,31 +54,41 @@ def effective_lr(
     Args:
         before: Layer name to weight before the step; see `snapshot`.
         after: The same after it.
-        lr: Learning rate, or one a layer.
+        lr: Learning rate, or one a layer (0 where a layer is not trained).
         rule: How the step depends on the gradient's scale: `sgd`, or `adam` for sign-like steps.
-        scale_invariant: Layers that a norm follows.
+        scale_invariant: Layers that a norm follows; names of layers that were not measured do no harm.
 
     Returns:
-        One row a layer. Columns: layer, lr, weight_norm (after), update_norm, relative_update (over the norm before), angle
-        (radians between before and after), scale_invariant, effective_lr (NaN where the layer is not scale-invariant).
+        One row a layer that is in both. Columns: layer, lr, weight_norm (after), update_norm, relative_update (over the norm
+        before; NaN where that is 0), angle (radians between before and after; NaN where either is 0), scale_invariant,
+        effective_lr (NaN where the layer is not scale-invariant or its norm is 0).
 
     Raises:
+        KnobError: If `rule` is neither, or `lr` lacks a layer.
+        DataError: If the two have no layer in common.
         FitError: If a layer's shape changed between the two.
     """
     import pandas as pd
 
+    if rule not in {"sgd", "adam"}:
+        raise KnobError(f"rule={rule!r} is not allowed; allowed: sgd, adam")
+    common = [layer for layer in before if layer in after]
+    if before and not common:
+        raise DataError(
+            f"no layer is in both snapshots; before: {', '.join(before)}; after: {', '.join(after) or 'none'}"
+        )
+    rates = dict.fromkeys(common, float(lr)) if isinstance(lr, float | int) else lr
     rows = []
-    for layer, old in before.items():
-        if layer not in after:
-            continue
-        new = after[layer]
+    for layer in common:
+        if layer not in rates:
+            raise KnobError(f"lr has no rate for the layer '{layer}'; it has: {', '.join(rates) or 'none'}")
+        old, new, rate = before[layer], after[layer], float(rates[layer])
         if new.shape != old.shape:
             raise FitError(
                 f"layer '{layer}' changed its shape from {tuple(old.shape)} to {tuple(new.shape)} within the step"
             )
         a, b = old.detach().double().flatten(), new.detach().double().flatten()
         norm, norm_after, moved = (float(torch.linalg.vector_norm(part)) for part in (a, b, b - a))
-        rate = lr if isinstance(lr, float | int) else float(lr.get(layer, 0.0))
         invariant = layer in scale_invariant
         scale = norm_after**2 if rule == "sgd" else norm_after
         rows.append({
@@ -78,7 +96,7 @@ def effective_lr(
             "relative_update": moved / norm if norm else np.nan, "angle": _angle(a, b),
             "scale_invariant": invariant, "effective_lr": rate / scale if invariant and scale else np.nan,
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return table([pd.DataFrame(rows)] if rows else [], COLUMNS)
 
 
 def _angle(a: Tensor, b: Tensor) -> float:

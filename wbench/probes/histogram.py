@@ -9,7 +9,7 @@ import numpy as np
 
 from wbench.checkpoints import NonFinite
 from wbench.errors import KnobError
-from wbench.probes._source import Source, label, table, weights, wide
+from wbench.probes._source import Source, label, table, weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +57,8 @@ def histogram(
         raise KnobError(f"bins={bins} is not allowed; allowed: a positive number, or at least two increasing edges")
     frames = []
     for layer, parameter, tensor in weights(source, layers, nonfinite=nonfinite, min_dims=2 if weights_only else 1):
-        values = wide(tensor).flatten().numpy()
-        counts, ends = np.histogram(values.astype(float), edges)
+        values = tensor.double().cpu().flatten().numpy()
+        counts, ends = np.histogram(values, edges, _range(values, edges) if isinstance(edges, int) else None)
         columns = {
             "layer": label(layer, parameter), "parameter": parameter, "shape": " x ".join(map(str, tensor.shape)),
             "bin_left": ends[:-1], "bin_right": ends[1:], "count": counts, "density": counts / len(values) / np.diff(ends),
@@ -67,8 +67,15 @@ def histogram(
     return table(frames, COLUMNS)
 
 
+def _range(values: np.ndarray, bins: int) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    if (np.diff(np.linspace(low, high, bins + 1)) > 0).all():
+        return low, high
+    # so narrow a range that bins in it would have no width
+    return low - 0.5 * max(abs(low), 1.0), high + 0.5 * max(abs(high), 1.0)
+
+
 def _statistics(values: np.ndarray) -> dict[str, float]:
-    values = values.astype(float)
     std = float(values.std())
     if values.min() == values.max():  # rounding leaves a std above zero
         return {"std": 0.0, "near_zero_share": np.nan, "max_z": np.nan, "kurtosis": np.nan}

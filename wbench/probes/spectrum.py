@@ -9,7 +9,7 @@ import torch
 
 from wbench.checkpoints import NonFinite
 from wbench.errors import KnobError
-from wbench.probes._source import Source, matrices, table, wide
+from wbench.probes._source import Source, matrices, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def spectrum(
         raise KnobError(f"max_values={max_values} is not allowed; allowed: a positive integer")
     frames = []
     for layer, tensor in matrices(source, layers, nonfinite):
-        matrix = wide(tensor).flatten(1)
+        matrix = (tensor if tensor.dtype is torch.float64 else tensor.float()).cpu().flatten(1)
         values = torch.linalg.svdvals(matrix).double().numpy()
         top, shown = float(values[0]), values[:max_values]
         scaled = values / top if top > 0 else values  # squares of tiny or huge values stay in range
@@ -65,7 +65,7 @@ def spectrum(
 
 
 def _effective_rank(values: np.ndarray) -> float:
-    """Roy and Vetterli (2007), section 2: the exponential of the entropy of the values over their sum."""
+    # Roy and Vetterli (2007), section 2
     positive = values[values > 0]
     if not positive.size:
         return 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def task_of(run: Run) -> Task:
     """
     entry = run.spec["task"]
     if entry["id"] == "user":
-        raise RunError(f"run {run.id} was trained on a user's own data; pass task= or model= to restore it")
+        raise RunError(f"run {run.id} was trained on a user's own data; pass task= to restore it")
     return rebuild(type(find_task(entry["id"])), {key: value for key, value in entry.items() if key != "id"})
 
 
@@ -58,12 +58,13 @@ def rebuild(cls: type[Any], fields: Mapping[str, Any]) -> Any:
     return cls.model_validate_json(json.dumps(dict(fields)))
 
 
-def restore(run: Run, *, task: Task | None = None) -> nn.Module:
+def restore(run: Run, *, task: Task | None = None, methods: Sequence[Method] | None = None) -> nn.Module:
     """Return the trained model of a run, in evaluation mode, on the CPU.
 
     Args:
         run: A recorded run with weights.
         task: Its task, where it was a user's own data.
+        methods: Its methods, where they are not in the registry.
 
     Returns:
         The model, as `finish` left it.
@@ -74,7 +75,7 @@ def restore(run: Run, *, task: Task | None = None) -> nn.Module:
     task = task or task_of(run)
     model = task.model(int(run.spec["seed"]))
     state = run.tensors("weights")
-    methods = methods_of(run)
+    methods = methods_of(run) if methods is None else methods
     builders = [method for method in methods if method.overrides("build")]
     if builders:
         model = builders[0].build(task)
