@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wbench import claims, datasets, methods, models, plots, probes, reports, tasks, testing
+    from wbench import checkpoints, claims, datasets, method, methods, models, plots, probes, reports, tasks, testing
     from wbench.errors import WBenchError
     from wbench.method import Context, Method, Paper, knob
     from wbench.recipe import Phase, Recipe
@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("claims", "datasets", "methods", "models", "plots", "probes", "reports", "tasks", "testing")
+_ROOMS = (
+    "checkpoints",
+    "claims",
+    "datasets",
+    "method",
+    "methods",
+    "models",
+    "plots",
+    "probes",
+    "reports",
+    "tasks",
+    "testing",
+)
 _NAMES = {
     "Context": "wbench.method",
     "Diverged": "wbench.training",

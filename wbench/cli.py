@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -72,15 +71,22 @@ def train(
     from wbench.tasks import find_task
     from wbench.training import train as run_training
 
-    chosen = []
     pairs = _pairs(settings, "--set")
-    for name in method:
-        own = {key.rpartition(".")[2]: value for key, value in pairs.items() if key.rpartition(".")[0] in {"", name}}
-        if "" in {key.rpartition(".")[0] for key in pairs} and len(method) > 1:
-            raise KnobError("with several methods write --set method.knob=value")
-        chosen.append(get(name).from_strings(own))
     if pairs and not method:
         raise KnobError("--set needs a method; a task's options are set with --task-set")
+    classes = [get(name) for name in method]
+    for key in pairs:
+        owner = key.rpartition(".")[0]
+        if not owner and len(method) > 1:
+            raise KnobError("with several methods write --set method.knob=value")
+        if owner and owner not in method:
+            raise KnobError(f"--set {key}: '{owner}' is not among the methods of this run: {', '.join(method)}")
+    chosen = [
+        cls.from_strings({
+            key.rpartition(".")[2]: value for key, value in pairs.items() if key.rpartition(".")[0] in {"", cls.id}
+        })
+        for cls in classes
+    ]
     found = find_task(task, _pairs(task_settings, "--task-set"))
     run = run_training(found, chosen, seed=seed, scale=scale, device=device, store=_store(store), progress=True)
     _show(run)
@@ -114,14 +120,14 @@ def claim(
 ) -> None:
     """Check a method's claim with its negative control, and print the verdict with every interval."""
     from wbench import claims
-    from wbench.listing import claim_text
+    from wbench.listing import claim_text, written
 
     result = claims.get(method).run(
         scale, seeds=seeds or None, store=_store(store), workers=workers or None, progress=True
     )
     print(claim_text(result))
     if out:
-        Path(out).write_text(result.to_json())
+        written(out, lambda path: path.write_text(result.to_json()))
 
 
 @app.command()
@@ -212,12 +218,10 @@ def main() -> None:
         app(standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(130)
     except WBenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,8 @@ def markdown_table() -> str:
     """Return the methods as the README's table."""
     lines = ["| id | what | stage | paper | follows |", "|---|---|---|---|---|"]
     for cls in registry().values():
-        paper = f"[{cls.paper.authors.split(',')[0]} et al., {cls.paper.year}]({cls.paper.url})" if cls.paper else ""
+        first, _, others = cls.paper.authors.partition(",") if cls.paper else ("", "", "")
+        paper = f"[{first}{' et al.' if others else ''}, {cls.paper.year}]({cls.paper.url})" if cls.paper else ""
         follows = {"paper": "the paper", "code": "the authors' code", "inferred": "the paper, in part inferred"}[
             cls.fidelity
         ]
@@ -111,11 +112,27 @@ def probe_table(path: str, name: str, layers: str, nonfinite: str, out: str) -> 
         writers: dict[str, Any] = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
         if Path(out).suffix not in writers:
             raise KnobError(f"--out {out!r} is not allowed; allowed endings: .parquet, .csv")
-        writers[Path(out).suffix](out, index=False)
+        written(out, lambda file: writers[file.suffix](file, index=False))
     rows = frame[columns].drop_duplicates(columns[:1]).to_dict("records") if len(frame) else []
     return grid(
         columns, [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows]
     )
+
+
+def written(out: str, write: Callable[[Path], object]) -> None:
+    """Write the file of `--out`.
+
+    Args:
+        out: As given.
+        write: Writes it.
+
+    Raises:
+        KnobError: If it cannot be written; names it and the cause.
+    """
+    try:
+        write(Path(out))
+    except OSError as error:
+        raise KnobError(f"--out {out!r} cannot be written: {error.strerror or error}; choose another file") from error
 
 
 def run_text(run: Run) -> str:

@@ -35,7 +35,7 @@ class Context:
         rng: CPU generator for the methods' own randomness.
         splits: Named data.
         references: Named models (base, teacher, ...).
-        state: Values that methods keep, saved with the run; tensors that travel with the model belong in its buffers.
+        state: Values that methods keep; numbers and text are saved with the run, tensors that travel with the model belong in its buffers.
         sink: Receives what is logged: `(name, value)`.
         optimizer: The optimizer in use, once training has begun.
     """

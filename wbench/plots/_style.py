@@ -1,22 +1,25 @@
-"""What all figures share: colours, layout, sliders, decimation."""
+"""What all figures share: colours, layout, panels, decimation."""
 
 from __future__ import annotations
 
+import html
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbench.errors import FitError
+from wbench.errors import DataError, closest
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-# Okabe and Ito's colours in the order that keeps 3 : 1 contrast on white longest; then dashes repeat them.
+# Okabe and Ito's colours in the order that keeps 3 : 1 contrast on white longest; then dashes and markers tell repeats apart.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot")
+MARKERS = ("circle", "square", "diamond", "x")
 SIGNED = ((0.0, "#0072B2"), (0.5, "#F7F7F7"), (1.0, "#D55E00"))
 CONFIG = {
     "displaylogo": False,
@@ -26,42 +29,43 @@ CONFIG = {
 }
 MAX_POINTS = 1000
 MAX_PANELS = 6
-GRID, INK = "#E5E5E5", "#222222"
+GRID, INK, GREY = "#E5E5E5", "#222222", "#666666"
+FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 
 
 def require(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> None:
     """Refuse a table that lacks what a figure draws.
 
     Args:
-        frame: The table; an empty one is let through.
+        frame: The table; one without any columns is let through as empty.
         columns: Needed columns.
         figure: The figure's name.
 
     Raises:
-        FitError: If a column is missing; names it and those there are.
+        DataError: If a column is missing; names it and those there are.
     """
     missing = [name for name in columns if name not in frame.columns]
     if missing and len(frame.columns):
-        raise FitError(
-            f"plots.{figure} needs the columns {', '.join(columns)}; missing: {', '.join(missing)}; given: {', '.join(map(str, frame.columns))}"
+        raise DataError(
+            f"plots.{figure} needs the columns {', '.join(columns)}; missing: {', '.join(missing)}; "
+            f"given: {', '.join(map(str, frame.columns))}"
         )
 
 
-def empty(title: str) -> go.Figure:
+def empty(figure: str) -> go.Figure:
     """Return a figure that says that there is nothing to draw, and warn.
 
     Args:
-        title: What was to be drawn.
+        figure: The figure's name.
     """
     import plotly.graph_objects as go
 
-    warnings.warn(f"plots.{title}: the table is empty, so is the figure", stacklevel=3)
-    figure = go.Figure()
-    figure.add_annotation(
-        text="nothing was recorded", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 16}
-    )
-    figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    return layout(figure, height=240)
+    warnings.warn(f"plots.{figure}: the table is empty, so is the figure", stacklevel=3)
+    blank = go.Figure()
+    centre: dict[str, Any] = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
+    blank.add_annotation(text="nothing was recorded", font={"size": 16}, **centre)
+    blank.update_xaxes(visible=False).update_yaxes(visible=False)
+    return layout(blank, height=240)
 
 
 def layout(figure: go.Figure, *, height: int = 420, title: str = "", legend: bool = True) -> go.Figure:
@@ -78,22 +82,15 @@ def layout(figure: go.Figure, *, height: int = 420, title: str = "", legend: boo
     """
     figure.update_layout(
         template="none", height=height, autosize=True, showlegend=legend, paper_bgcolor="white", plot_bgcolor="white",
-        font={"family": "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
-        margin={"l": 75, "r": 30, "t": 60 if title else 45, "b": 60}, hoverlabel={"namelength": -1},
+        font={"family": FONT, "size": 13, "color": INK}, hoverlabel={"namelength": -1},
+        margin={"l": 75, "r": 30, "t": 75 if title else 45, "b": 60},
         legend={"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"},
     )  # fmt: skip
     if title:
-        figure.update_layout(title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 15}})
-    axis = {
-        "gridcolor": GRID,
-        "zeroline": False,
-        "linecolor": "#888",
-        "ticks": "outside",
-        "tickcolor": "#888",
-        "automargin": True,
-    }
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
+        figure.update_layout(title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}})
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#888888", "ticks": "outside", "tickcolor": "#888888"}
+    figure.update_xaxes(**axis, automargin=True)
+    figure.update_yaxes(**axis, automargin=True)
     return figure
 
 
@@ -103,7 +100,39 @@ def style_of(index: int) -> dict[str, Any]:
     Args:
         index: From 0.
     """
-    return {"color": PALETTE[index % len(PALETTE)], "dash": DASHES[(index // len(PALETTE)) % len(DASHES)], "width": 2}
+    return {"color": colour_of(index), "dash": DASHES[(index // len(PALETTE)) % len(DASHES)], "width": 2}
+
+
+def marker_of(index: int) -> dict[str, Any]:
+    """Return colour and symbol of the index-th run or layer; after the colours the symbol changes.
+
+    Args:
+        index: From 0.
+    """
+    return {"color": colour_of(index), "symbol": MARKERS[(index // len(PALETTE)) % len(MARKERS)], "size": 5}
+
+
+def colour_of(index: int, opacity: float = 1.0) -> str:
+    """Return the colour of the index-th run or layer.
+
+    Args:
+        index: From 0.
+        opacity: From 0 to 1.
+    """
+    colour = PALETTE[index % len(PALETTE)]
+    if opacity == 1.0:
+        return colour
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def text(name: object) -> str:
+    """Return a name as text for a figure, whose labels would else be read as HTML.
+
+    Args:
+        name: Of a run, layer, metric, ...
+    """
+    return html.escape(str(name), quote=False)
 
 
 def decimate(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -123,37 +152,69 @@ def decimate(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.
     keep = {0, len(x) - 1}
     for part in np.array_split(np.arange(len(x)), (limit - 2) // 2):
         values = y[part]
-        if np.isfinite(values).any():
+        if not np.isnan(values).all():
             keep.update((int(part[np.nanargmin(values)]), int(part[np.nanargmax(values)])))
     index = np.array(sorted(keep))
     return x[index], y[index]
 
 
-def largest_layers(frame: pd.DataFrame, layer: str | None) -> list[str]:
-    """Return which layers to draw: the named one, else the first few in the model's order.
+def layers_of(frame: pd.DataFrame, layer: str | None) -> list[str]:
+    """Return which layers to draw: the named one, else the largest few in the model's order.
+
+    Args:
+        frame: With a `layer` column; sizes are read from `rows` and `cols`, or `shape`.
+        layer: A name, or `None`.
+
+    Returns:
+        At most `MAX_PANELS` names.
+
+    Raises:
+        DataError: If the named layer is not in the table.
+    """
+    names = list(dict.fromkeys(frame["layer"]))
+    if layer is not None:
+        if layer not in names:
+            raise DataError(f"layer='{layer}' is not in the table.{closest(layer, map(str, names))}")
+        return [layer]
+    first = frame.drop_duplicates("layer").set_index("layer")
+    if {"rows", "cols"} <= set(frame.columns):
+        sizes = (first["rows"] * first["cols"]).to_dict()
+    elif "shape" in frame.columns:
+        sizes = {name: math.prod(map(int, shape.split(" x "))) for name, shape in first["shape"].items()}
+    else:
+        sizes = {}
+    largest = set(sorted(names, key=lambda name: -sizes.get(name, 0))[:MAX_PANELS])
+    return [name for name in names if name in largest]
+
+
+def omitted(frame: pd.DataFrame, layers: Sequence[str], layer: str | None) -> str:
+    """Return a title that says when not all layers are shown, else nothing.
 
     Args:
         frame: With a `layer` column.
-        layer: A name, or `None`.
-
-    Raises:
-        FitError: If the named layer is not in the table.
+        layers: Those shown.
+        layer: The one asked for, if one was.
     """
-    names = list(dict.fromkeys(frame["layer"]))
-    if layer is None:
-        return names[:MAX_PANELS]
-    if layer not in names:
-        raise FitError(f"layer='{layer}' is not in the table; it has: {', '.join(names[:12])}")
-    return [layer]
+    count = frame["layer"].nunique()
+    return f"{len(layers)} of {count} layers; layer='...' shows another" if layer is None and len(layers) < count else ""
 
 
-def runs_of(frame: pd.DataFrame) -> list[str]:
-    """Return the runs of a table, one nameless run without a `run` column.
+def runs_of(frame: pd.DataFrame) -> dict[str, int]:
+    """Return the runs of a table and the number that decides each one's colour.
+
+    A categorical `run` column gives a run the place of its category, which stays when other runs are left out.
 
     Args:
         frame: The table.
+
+    Returns:
+        Name to number; one nameless run without a `run` column.
     """
-    return list(dict.fromkeys(frame["run"].astype(str))) if "run" in frame.columns else [""]
+    if "run" not in frame.columns:
+        return {"": 0}
+    names = list(dict.fromkeys(frame["run"].astype(str)))
+    known = [str(name) for name in frame["run"].cat.categories] if frame["run"].dtype == "category" else names
+    return {name: known.index(name) for name in names}
 
 
 def of_run(frame: pd.DataFrame, run: str) -> pd.DataFrame:
@@ -164,39 +225,6 @@ def of_run(frame: pd.DataFrame, run: str) -> pd.DataFrame:
         run: From `runs_of`.
     """
     return frame[frame["run"].astype(str) == run] if "run" in frame.columns else frame
-
-
-def with_steps(figure: go.Figure, steps: Sequence[int], traces_at: Callable[[int], list[Any]]) -> go.Figure:
-    """Draw a figure's first state and add a slider over steps that works without a kernel (frames inside the figure).
-
-    Args:
-        figure: With axes laid out; traces are added.
-        steps: Steps with a record.
-        traces_at: Step to traces, always as many and in the same order, each with its axes set.
-
-    Returns:
-        The figure, standing at the last step.
-    """
-    import plotly.graph_objects as go
-
-    states = {step: traces_at(step) for step in steps}
-    figure.add_traces(states[steps[-1]])
-    if len(steps) < 2:
-        return figure
-    figure.frames = [go.Frame(name=str(step), data=traces) for step, traces in states.items()]
-    jump = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    buttons = [{"label": str(step), "method": "animate", "args": [[str(step)], jump]} for step in steps]
-    bottom = figure.layout.margin.b or 60
-    height = figure.layout.height or 420
-    figure.update_layout(
-        margin={"b": bottom + 75},
-        height=height + 75,
-        sliders=[{
-            "active": len(steps) - 1, "steps": buttons, "x": 0.0, "len": 1.0, "pad": {"t": 60, "b": 5},
-            "currentvalue": {"prefix": "step ", "font": {"size": 13}}, "ticklen": 3, "font": {"size": 11},
-        }],
-    )  # fmt: skip
-    return figure
 
 
 def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[go.Figure, list[tuple[int, int]], int]:
@@ -218,7 +246,8 @@ def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[
         "horizontal_spacing": 0.27 / width if width > 1 else 0.1,
         "vertical_spacing": 0.36 / rows if rows > 1 else 0.1,
     }
-    figure = make_subplots(rows=rows, cols=width, subplot_titles=list(titles), **{**space, **options})
+    named = [text(title) for title in titles]
+    figure = make_subplots(rows=rows, cols=width, subplot_titles=named, **{**space, **options})
     figure.update_annotations(font_size=13)
     return figure, [(index // width + 1, index % width + 1) for index in range(len(titles))], rows
 
@@ -230,3 +259,19 @@ def axes_of(place: int) -> dict[str, str]:
         place: From 0.
     """
     return {"xaxis": f"x{place + 1 if place else ''}", "yaxis": f"y{place + 1 if place else ''}"}
+
+
+def log_axis(values: Any) -> dict[str, Any]:
+    """Return the settings of an axis for values over some decades: logarithmic where all are positive, with ticks that fit.
+
+    Args:
+        values: What is drawn; NaN and infinities do not matter.
+    """
+    numbers = np.asarray(values, dtype=float)
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers) or numbers.min() <= 0:
+        return {"type": "linear"}
+    low, high = np.log10([numbers.min(), numbers.max()])
+    span = max(high - low, 0.05)
+    ticks: dict[str, Any] = {"dtick": 1} if span > 1.8 else {"dtick": "D2"} if span > 0.9 else {}
+    return {"type": "log", "range": [low - 0.05 * span, high + 0.05 * span], "exponentformat": "power", **ticks}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,54 +17,26 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-
-def canonical(value: Any, path: str = "spec") -> str:
-    """Return a value as canonical JSON: sorted keys, no spaces, floats as Python prints them.
-
-    Args:
-        value: JSON-able.
-        path: Where the value stands, for the message.
-
-    Returns:
-        Text.
-
-    Raises:
-        RunError: If a value cannot be written as JSON; names its place.
-    """
-    _check(value, path)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+SMALL = 1 << 20  # bytes up to which a file's checksum is kept
+REMEDY = "delete the run and train it again"
 
 
-def _check(value: Any, path: str) -> None:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            if not isinstance(key, str):
-                raise RunError(f"{path} has the key {key!r}; keys must be text")
-            _check(part, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
-            _check(part, f"{path}[{index}]")
-    elif isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
-        return
-    elif not (value is None or isinstance(value, str | int | bool)):
-        raise RunError(
-            f"{path}={value!r} cannot be written as JSON; allowed: text, finite numbers, true, false, none, lists, maps"
-        )
-
-
-def run_id(spec: Mapping[str, Any]) -> str:
-    """Return the name of a run: the first 16 hex digits of the SHA-256 of what determines it.
+def check_name(name: str, what: str) -> str:
+    """Return the name of a table or of tensors, if it can be the name of a file.
 
     Args:
-        spec: JSON-able.
+        name: The name.
+        what: `table` or `tensors`, for the message.
 
     Returns:
-        16 hex digits.
+        The name.
 
     Raises:
-        RunError: If a value cannot be written as JSON.
+        RunError: If it is no plain file name, or is taken by the metrics.
     """
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
+    if not re.fullmatch(r"\w[\w.\- ]{0,99}", name) or name == "metrics":
+        raise RunError(f"{what} cannot be named {name!r}; allowed: letters, digits, '_', '-', '.', not 'metrics'")
+    return name
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -70,99 +44,162 @@ def write_json(path: Path, value: Any) -> None:
 
     Args:
         path: File.
-        value: JSON-able; NaN becomes null.
+        value: Any; numbers that are not finite become null, and what JSON does not know becomes text.
     """
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(_without_nan(value), file, indent=1, allow_nan=False)
+        json.dump(_jsonable(value), file, indent=1, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _without_nan(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(part) for key, part in value.items()}
+        return {str(key): _jsonable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
+        return [_jsonable(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
+def write_frame(path: Path, frame: pd.DataFrame, name: str) -> None:
     """Write a table as Parquet and flush it to disk.
 
     Args:
         path: File.
-        frame: The table.
+        frame: The table; its index is not kept.
+        name: The table's name, for the message.
+
+    Raises:
+        RunError: If Parquet cannot hold it.
     """
-    frame.to_parquet(path, index=False)
+    try:
+        frame.to_parquet(path, index=False)
+    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's own kinds derive from these
+        reason = str(error).splitlines()[0]
+        raise RunError(f"table '{name}' cannot be kept as Parquet: {reason}; give each column one type") from error
     sync(path)
 
 
-def read_frame(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, checksum: str | None = None) -> pd.DataFrame:
     """Read a table.
 
     Args:
         path: File.
+        checksum: What it was written with, where that was kept.
 
     Returns:
         The table.
 
     Raises:
-        RunError: If the file cannot be read; names it.
+        RunError: If the file is not what was written, or cannot be read; names it.
     """
     import pandas as pd
 
+    _verify(path, checksum)
     try:
         return pd.read_parquet(path)
     except Exception as error:  # pyarrow raises several kinds on damaged files
-        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}; delete the run and train it again") from error
+        raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}; {REMEDY}") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors and flush them; tied tensors are stored once and both names kept.
+Snapshot = tuple[dict[str, "Tensor"], dict[str, str]]
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> Snapshot:
+    """Copy tensors as they are now: contiguous, on the CPU, those that share memory once.
 
     Args:
-        path: File.
         tensors: Name to tensor.
-    """
-    from safetensors.torch import save_file
 
+    Returns:
+        Name to copy, and for each further name of a tied tensor the name it is stored under.
+    """
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in tensors.items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
-        if key in seen:
-            aliases[name] = seen[key]
+        same = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        first = seen.setdefault(same if tensor.numel() else (name,), name)
+        if first == name:
+            copy = tensor.detach().to("cpu", copy=True)
+            stored[name] = copy.contiguous()
         else:
-            seen[key] = name
-            stored[name] = tensor.detach().cpu().contiguous().clone()
-    save_file(stored, str(path), metadata={"aliases": json.dumps(aliases)})
+            aliases[name] = first
+    return stored, aliases
+
+
+def write_tensors(path: Path, kept: Snapshot) -> None:
+    """Write tensors as safetensors and flush them; tied tensors are stored once, and their names in the header.
+
+    Args:
+        path: File.
+        kept: From `snapshot`.
+
+    Raises:
+        OSError: If the disk is full or cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    stored, aliases = kept
+    try:
+        save_file(stored, str(path), metadata={"aliases": json.dumps(aliases)})
+    except SafetensorError as error:  # hides the system's error in its text
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number.group(1)) if number else 0
+        raise OSError(code, os.strerror(code) if code else str(error)) from error
     sync(path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
     """Read tensors.
 
     Args:
         path: File.
+        checksum: What it was written with, where that was kept.
 
     Returns:
         Name to tensor; tied ones share memory.
 
     Raises:
-        RunError: If the file cannot be read; names it.
+        RunError: If the file is not what was written, or cannot be read; names it.
     """
     from safetensors import safe_open
 
+    _verify(path, checksum)
     try:
         with safe_open(str(path), framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+        return found | {name: found[of] for name, of in aliases.items()}
     except Exception as error:  # safetensors raises its own kind
-        raise RunError(f"{path} is damaged: {error}; delete the run and train it again") from error
-    return found | {name: found[of] for name, of in aliases.items()}
+        raise RunError(f"{path} is damaged: {error}; {REMEDY}") from error
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of a folder's small files.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        File name to 64 hex digits; large files are left out.
+    """
+    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.stat().st_size <= SMALL}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _verify(path: Path, checksum: str | None) -> None:
+    try:
+        same = checksum is None or _sha256(path) == checksum
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}; {REMEDY}") from error
+    if not same:
+        raise RunError(f"{path} is damaged: its content is not what was written; {REMEDY}")
 
 
 def sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbench.errors import RunError, closest
-from wbench.runs.files import read_frame, read_tensors, run_id, write_frame
+from wbench.runs.files import check_name, read_frame, read_tensors, sync, write_frame
+from wbench.runs.spec import run_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DERIVED = "derived"
+FIELDS = {
+    "format": int, "id": str, "spec": dict, "info": dict, "status": str, "reason": str, "summary": dict, "files": dict,
+    "created": float,
+}  # fmt: skip
 
 
 class Run:
@@ -51,31 +57,45 @@ class Run:
         self.summary: dict[str, float | None] = record["summary"]
         self.created: float = record["created"]
         self._files: dict[str, int] = record["files"]
+        self._checksums: dict[str, str] = record.get("sha256", {})
 
     @property
     def seed(self) -> int:
-        """The seed."""
-        return int(self.spec.get("seed", 0))
+        """The seed; 0 where the spec names none."""
+        seed = self.spec.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
+
+    @property
+    def task(self) -> str:
+        """The task's id."""
+        return _id_of(self.spec.get("task"))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods' ids."""
+        entries = self.spec.get("methods")
+        return tuple(map(_id_of, entries)) if isinstance(entries, list) else ()
 
     @property
     def label(self) -> str:
-        """Task and methods in short, e.g. `digits + galore(rank=8)`."""
-        task = self.spec.get("task", {})
-        parts = [str(task.get("id", "?"))]
-        parts += [str(entry.get("id")) for entry in self.spec.get("methods", [])]
-        return " + ".join(parts)
+        """Task and methods in short, e.g. `digits + galore`."""
+        return " + ".join([self.task, *self.methods])
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """Every logged number: columns step, phase, split, name, value."""
-        return read_frame(self.path / "metrics.parquet")
+        return read_frame(self.path / "metrics.parquet", self._checksums.get("metrics.parquet"))
 
     @property
     def probes(self) -> list[str]:
         """Names of the recorded tables."""
-        own = [name.removesuffix(".parquet") for name in self._files if name.endswith(".parquet")]
-        later = [path.stem for path in sorted((self.path / DERIVED).glob("*.parquet"))]
-        return [name for name in dict.fromkeys([*own, *later]) if name != "metrics"]
+        later = [path.stem for path in sorted((self.path / DERIVED).glob("[!.]*.parquet"))]
+        return list(dict.fromkeys([*self._own(".parquet"), *later]))
+
+    def _own(self, suffix: str) -> list[str]:
+        return [
+            name.removesuffix(suffix) for name in self._files if name.endswith(suffix) and name != "metrics.parquet"
+        ]
 
     def probe(self, name: str) -> pd.DataFrame:
         """Return a recorded table.
@@ -89,10 +109,10 @@ class Run:
         Raises:
             RunError: If the run has no such table; lists those it has.
         """
-        for folder in (self.path, self.path / DERIVED):
-            path = folder / f"{name}.parquet"
-            if name != "metrics" and path.is_file():
-                return read_frame(path)
+        if name in self._own(".parquet"):
+            return read_frame(self.path / f"{name}.parquet", self._checksums.get(f"{name}.parquet"))
+        if name in self.probes:
+            return read_frame(self.path / DERIVED / f"{name}.parquet")
         raise RunError(f"run {self.id} has no table '{name}'.{closest(name, self.probes)}")
 
     def tensors(self, name: str = "weights") -> dict[str, Tensor]:
@@ -107,13 +127,12 @@ class Run:
         Raises:
             RunError: If the run kept none of that name, or the file is damaged.
         """
-        path = self.path / f"{name}.safetensors"
-        if not path.is_file():
-            kept = [file.removesuffix(".safetensors") for file in self._files if file.endswith(".safetensors")]
+        file, kept = f"{name}.safetensors", self._own(".safetensors")
+        if name not in kept:
             raise RunError(
                 f"run {self.id} ({self.status}) kept no tensors '{name}'; it has: {', '.join(kept) or 'none'}"
             )
-        return read_tensors(path)
+        return read_tensors(self.path / file, self._checksums.get(file))
 
     def final(self, name: str, split: str = "test") -> float:
         """Return the last value of a metric.
@@ -138,22 +157,28 @@ class Run:
         """Keep a table that was computed from the run later, e.g. a landscape; written whole or not at all.
 
         Args:
-            name: Name under which `probe` finds it.
-            frame: The table.
+            name: Name under which `probe` finds it; not one that the run itself recorded.
+            frame: The table; replaces one kept under that name before.
 
         Raises:
-            RunError: If the folder cannot be written.
+            RunError: If the name is taken or not allowed, or the folder cannot be written.
         """
+        if check_name(name, "table") in self._own(".parquet"):
+            raise RunError(f"run {self.id} recorded '{name}' itself, which is never replaced; choose another name")
         folder = self.path / DERIVED
         temporary = folder / f".{name}-{uuid.uuid4().hex}"
         try:
             folder.mkdir(exist_ok=True)
-            write_frame(temporary, frame)
+            write_frame(temporary, frame, name)
             os.replace(temporary, folder / f"{name}.parquet")
+            sync(folder)
         except OSError as error:
             raise RunError(
                 f"'{name}' cannot be kept in {folder}: {error.strerror or error}; free space or choose another store"
             ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.summary.items() if v is not None and k.startswith("test."))
@@ -180,14 +205,17 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is no run: run.json is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} is damaged: {error}") from error
-    fields = {"format", "id", "spec", "info", "status", "reason", "summary", "files", "created"}
-    if not isinstance(record, dict) or not fields <= record.keys():
-        raise RunError(f"{file} is damaged: it lacks {', '.join(sorted(fields - set(record)))}")
+    if not isinstance(record, dict) or not FIELDS.keys() <= record.keys():
+        lacking = FIELDS.keys() - set(record) if isinstance(record, dict) else FIELDS
+        raise RunError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]
+    if wrong:
+        raise RunError(f"{file} is damaged: {', '.join(wrong)} cannot be read")
     if record["format"] != FORMAT:
         raise RunError(f"{file} is of format {record['format']}; this version reads {FORMAT}")
-    if not isinstance(record["spec"], dict) or run_id(record["spec"]) != record["id"]:
+    if run_id(record["spec"]) != record["id"]:
         raise RunError(f"{file} was changed: its id does not match what it says determines it")
     for name, size in record["files"].items():
         try:
@@ -197,3 +225,9 @@ def _read_record(path: Path) -> dict[str, Any]:
         if actual != size:
             raise RunError(f"{path} is damaged: {name} has {actual} bytes instead of {size}")
     return record
+
+
+def _id_of(entry: Any) -> str:
+    if isinstance(entry, dict):
+        return str(entry.get("id", "?"))
+    return "?" if entry is None else str(entry)

@@ -44,7 +44,7 @@ class RunStore:
             run_id: The run's id.
         """
         try:
-            return Run(self.path(run_id))
+            return _open(self.path(run_id))
         except RunError:
             return None
 
@@ -62,11 +62,13 @@ class RunStore:
         """
         ids = [path.name for path in self._folders()]
         found = [name for name in ids if name.startswith(prefix)] if prefix else []
+        if prefix in found:
+            found = [prefix]
         if len(found) > 1:
             raise RunError(f"'{prefix}' is the start of {len(found)} runs: {', '.join(found[:5])}; give more of the id")
         if not found:
             raise RunError(f"no run '{prefix}' in {self.root}.{closest(prefix, ids)}")
-        return Run(self.path(found[0]))
+        return _open(self.path(found[0]))
 
     def runs(self) -> list[Run]:
         """Return every whole run, newest first; damaged ones are named in one warning and left out."""
@@ -90,9 +92,10 @@ class RunStore:
         damaged: list[tuple[Path, str]] = []
         for path in self._folders():
             try:
-                found.append(Run(path))
+                found.append(_open(path))
             except RunError as error:
-                damaged.append((path, str(error)))
+                if path.exists():  # else another process deleted it meanwhile
+                    damaged.append((path, str(error)))
         return found, damaged
 
     def delete(self, prefix: str) -> str:
@@ -108,9 +111,9 @@ class RunStore:
             RunError: If there is none, several, or the folder cannot be written.
         """
         folder = self.path(prefix)
-        if not prefix or Path(prefix).name != prefix or not folder.is_dir():
+        if not prefix or prefix.startswith(".") or Path(prefix).name != prefix or not folder.is_dir():
             folder = self.get(prefix).path
-        aside = self.root / f".old-{folder.name}-{uuid.uuid4().hex[:8]}"
+        aside = self.root / f".old-{folder.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             os.rename(folder, aside)
         except OSError as error:
@@ -153,35 +156,44 @@ class RunStore:
             ) from error
 
     def sweep(self) -> list[str]:
-        """Remove what processes that no longer live have left half-written.
+        """Remove what processes that no longer live on this machine have left half-written or half-deleted.
 
         Returns:
             Names of the removed folders.
         """
         removed = []
         for path in self.root.glob(".*") if self.root.is_dir() else []:
-            parts = path.name.split("-")
-            stale = path.name.startswith(".old-") or (
-                path.name.startswith(".tmp-") and len(parts) == 4 and parts[2].isdigit() and not _alive(int(parts[2]))
-            )
-            if stale and path.is_dir():
+            parts = path.name.rsplit("-", 2)
+            ours = path.name.startswith((".tmp-", ".old-")) and len(parts) == 3 and parts[1].isdigit()
+            if ours and path.is_dir() and not _alive(int(parts[1])):
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(path.name)
         return removed
 
     def frame(self) -> pd.DataFrame:
-        """Return one row a run: id, created, task, methods, seed, status, reason, seconds, and final metrics as columns."""
+        """Return one row a whole run, newest first.
+
+        Returns:
+            Columns id, created, task, methods, seed, status, reason, seconds, and final metrics as `metric.<split>.<name>`.
+        """
         import pandas as pd
 
+        known = ["id", "created", "task", "methods", "seed", "status", "reason", "seconds"]
         rows = []
         for run in self.runs():
-            methods = " + ".join(str(entry.get("id")) for entry in run.spec.get("methods", []))
-            rows.append({
-                "id": run.id, "created": pd.Timestamp(run.created, unit="s"), "task": run.spec.get("task", {}).get("id"),
-                "methods": methods or "baseline", "seed": run.seed, "status": run.status, "reason": run.reason,
-                "seconds": run.info.get("timings", {}).get("seconds"), **run.summary,
-            })  # fmt: skip
-        return pd.DataFrame(rows)
+            timings = run.info.get("timings")
+            row = {
+                "id": run.id,
+                "created": pd.Timestamp(run.created, unit="s"),
+                "task": run.task,
+                "methods": " + ".join(run.methods) or "baseline",
+                "seed": run.seed,
+                "status": run.status,
+                "reason": run.reason,
+                "seconds": timings.get("seconds") if isinstance(timings, dict) else None,
+            }
+            rows.append(row | {f"metric.{name}": value for name, value in run.summary.items()})
+        return pd.DataFrame(rows, columns=list(dict.fromkeys([*known, *(key for row in rows for key in row)])))
 
     def compare(self, ids: Iterable[str]) -> pd.DataFrame:
         """Return the settings in which runs differ, and their final metrics.
@@ -205,24 +217,30 @@ class RunStore:
         return pd.DataFrame.from_dict(differ, orient="index", columns=list(flat), dtype=object)
 
 
+def _open(path: Path) -> Run:
+    run = Run(path)
+    if run.id != path.name:
+        raise RunError(f"{path} holds run {run.id}; rename the folder to that, or delete it")
+    return run
+
+
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
-        return {
-            k: v
-            for key, part in value.items()
-            for k, v in _flatten(part, f"{path}.{key}" if path else str(key)).items()
-        }
-    if isinstance(value, list) and value and isinstance(value[0], Mapping):
-        return {
-            k: v for part in value for k, v in _flatten(part, f"{path}.{part.get('id', part.get('name', ''))}").items()
-        }
-    return {path: value}
+        parts = [(f"{path}.{key}" if path else str(key), part) for key, part in value.items()]
+    elif isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        names = [str(part.get("id", part.get("name", index))) for index, part in enumerate(value)]
+        again = [names[:index].count(name) for index, name in enumerate(names)]
+        keys = [f"{name}[{count}]" if count else name for name, count in zip(names, again, strict=True)]
+        parts = [(f"{path}.{key}", part) for key, part in zip(keys, value, strict=True)]
+    else:
+        return {path: value}
+    return {key: found for name, part in parts for key, found in _flatten(part, name).items()}
 
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import shutil
 import time
@@ -12,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wbench.errors import RunError, closest
-from wbench.runs.files import run_id, sync, write_frame, write_json, write_tensors
+from wbench.runs.files import Snapshot, check_name, checksums, snapshot, sync, write_frame, write_json, write_tensors
 from wbench.runs.run import FORMAT, Run
+from wbench.runs.spec import canonical, run_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from wbench.runs.store import RunStore
 
 COLUMNS = ["step", "phase", "split", "name", "value"]
-KEPT = {"finished", "diverged"}
+STATUSES = ("finished", "diverged", "stopped", "failed")
+KEPT = STATUSES[:2]
 REMEDY = {errno.ENOSPC: "free space", errno.EROFS: "choose a writable folder", errno.EACCES: "choose a writable folder"}
 
 
@@ -36,11 +40,14 @@ class RunWriter:
     """
 
     def __init__(self, store: RunStore, spec: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> None:
-        self.store, self.spec, self.info = store, dict(spec), dict(info or {})
-        self.id = run_id(self.spec)
+        self.store, self.info = store, dict(info or {})
+        self.id, self.spec = (
+            run_id(spec),
+            json.loads(canonical(spec)),
+        )  # a copy: what the caller changes later does not count
         self._rows: list[dict[str, Any]] = []
         self._tables: dict[str, list[pd.DataFrame]] = {}
-        self._tensors: dict[str, dict[str, Tensor]] = {}
+        self._tensors: dict[str, Snapshot] = {}
         store.check_writable()
 
     def log(self, rows: list[dict[str, Any]]) -> None:
@@ -48,8 +55,19 @@ class RunWriter:
 
         Args:
             rows: With step, phase, split, name, value.
+
+        Raises:
+            RunError: If a row lacks one of them or has more, or its value is no number.
         """
-        self._rows.extend(rows)
+        for row in rows:
+            if row.keys() != set(COLUMNS):
+                raise RunError(f"a metric row has {', '.join(COLUMNS)}; got {', '.join(map(str, row))}")
+            try:
+                self._rows.append({**row, "value": float(row["value"])})
+            except (TypeError, ValueError) as error:
+                raise RunError(
+                    f"metric '{row['split']}.{row['name']}' must be a number, got {row['value']!r}"
+                ) from error
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
         """Append rows to a table.
@@ -57,17 +75,23 @@ class RunWriter:
         Args:
             name: The table's name.
             frame: Rows; the same columns each time.
+
+        Raises:
+            RunError: If the name cannot be the name of a file.
         """
-        self._tables.setdefault(name, []).append(frame)
+        self._tables.setdefault(check_name(name, "table"), []).append(frame.copy())
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors.
+        """Keep tensors as they are now; training may go on.
 
         Args:
             name: `weights`, `trained`, ...
             tensors: Name to tensor.
+
+        Raises:
+            RunError: If the name cannot be the name of a file.
         """
-        self._tensors[name] = dict(tensors)
+        self._tensors[check_name(name, "tensors")] = snapshot(tensors)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -113,8 +137,11 @@ class RunWriter:
             The run; if another process has finished the same one meanwhile, that one.
 
         Raises:
-            RunError: If the store cannot be written. Nothing half-written is left, and the writer still holds everything.
+            RunError: If the store cannot be written, the status is none of these, or a table cannot be kept as Parquet. Nothing
+                half-written is left, and the writer still holds everything.
         """
+        if status not in STATUSES:
+            raise RunError(f"status={status!r} is not allowed; allowed: {', '.join(STATUSES)}")
         store = to or self.store
         self.info.update(info or {})
         temporary = store.root / f".tmp-{self.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -138,11 +165,11 @@ class RunWriter:
     def _write(self, folder: Path, status: str, reason: str) -> None:
         metrics = self.metrics
         metrics["value"] = metrics["value"].astype(float)
-        write_frame(folder / "metrics.parquet", metrics)
+        write_frame(folder / "metrics.parquet", metrics, "metrics")
         for name in self._tables:
-            write_frame(folder / f"{name}.parquet", self.probe(name))
-        for name, tensors in self._tensors.items():
-            write_tensors(folder / f"{name}.safetensors", tensors)
+            write_frame(folder / f"{name}.parquet", self.probe(name), name)
+        for name, kept in self._tensors.items():
+            write_tensors(folder / f"{name}.safetensors", kept)
         last = metrics.drop_duplicates(["split", "name"], keep="last")
         record = {
             "format": FORMAT,
@@ -156,6 +183,7 @@ class RunWriter:
             "spec": self.spec,
             "info": self.info,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+            "sha256": checksums(folder),
         }
         write_json(folder / "run.json", record)
         sync(folder)
@@ -163,26 +191,29 @@ class RunWriter:
     def _place(self, temporary: Path, store: RunStore) -> None:
         target = store.path(self.id)
         for _ in range(8):
-            found = store.find(self.id)
-            if found is not None and found.status in KEPT:
+            if _kept(target):
                 shutil.rmtree(temporary)
                 return
-            if target.exists():
-                aside = store.root / f".old-{self.id}-{uuid.uuid4().hex[:8]}"
+            aside = store.root / f".old-{self.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            with contextlib.suppress(FileNotFoundError):
                 os.rename(target, aside)
-                shutil.rmtree(aside, ignore_errors=True)
+            if _kept(aside):  # another process put it there since we looked
+                _put_back(aside, target)
+                continue
             try:
                 os.rename(temporary, target)
             except OSError as error:
+                _put_back(aside, target)
                 if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
                     raise
                 continue
+            shutil.rmtree(aside, ignore_errors=True)
             sync(store.root)
             return
         raise OSError(errno.EBUSY, "other processes keep writing the same run")
 
     def abort(self) -> None:
-        """Forget what was collected; nothing was written yet."""
+        """Forget what was collected; nothing is written before `commit`."""
         self._rows.clear()
         self._tables.clear()
         self._tensors.clear()
@@ -193,3 +224,18 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self.abort()
+
+
+def _kept(folder: Path) -> bool:
+    # whether a whole run lies there that is not to be replaced
+    try:
+        return Run(folder).status in KEPT
+    except RunError:
+        return False
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    # undo a move aside, unless another process has filled the place
+    with contextlib.suppress(OSError):
+        os.rename(aside, target)
+    shutil.rmtree(aside, ignore_errors=True)

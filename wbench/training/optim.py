@@ -47,10 +47,12 @@ def recipe_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.opti
     if not groups:
         raise FitError("no parameter is trainable: every one is frozen (requires_grad=False)")
     resolved = resolve_groups(groups, recipe)
+    params = [param for group in resolved for param in group["params"]]
+    fused = all(param.is_floating_point() and param.device.type in {"cpu", "cuda"} for param in params)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(resolved, lr=recipe.lr, momentum=recipe.momentum)
+        return torch.optim.SGD(resolved, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(resolved, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps)
+    return kind(resolved, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=fused)
 
 
 def make_optimizer(model: nn.Module, ctx: Context) -> torch.optim.Optimizer:

@@ -109,6 +109,7 @@ def train(
                 raise
             return run
     del model
+    writer.info["state"] = {key: value for key, value in ctx.state.items() if isinstance(value, int | float | str | bool)}
     return _commit(writer, recorder, status, reason, begin)
 
 

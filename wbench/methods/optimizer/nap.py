@@ -289,6 +289,8 @@ class NaP(OptimizerMethod):
                 project_affine(norm.weight, norm.bias)  # type: ignore[arg-type]
 
     def penalty(self, model: nn.Module, ctx: Context | None = None) -> Tensor | float:
+        if self.affine_mode not in {"auto", "decay"}:
+            return 0.0
         pulled = [norm for norm in model.modules() if getattr(norm, "nap_affine", "") == "decay"]
         terms: list[Tensor] = [(norm.weight - 1.0).square().sum() for norm in pulled]
         terms += [norm.bias.square().sum() for norm in pulled if getattr(norm, "bias", None) is not None]

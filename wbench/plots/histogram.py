@@ -1,0 +1,119 @@
+"""Densities of weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wbench.plots._steps import at_step, steps_of, with_steps
+from wbench.plots._style import (
+    axes_of,
+    colour_of,
+    empty,
+    layers_of,
+    layout,
+    of_run,
+    omitted,
+    panels,
+    require,
+    runs_of,
+    style_of,
+    text,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+def rebin(left: np.ndarray, right: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return counts on other bins, each bin's mass spread evenly over it; the mass is kept.
+
+    Args:
+        left: Left ends, increasing; each bin begins where the one before ends.
+        right: Right ends.
+        count: Counts.
+        edges: New increasing edges, which cover the old ones.
+
+    Returns:
+        (len(edges) - 1,).
+    """
+    ends = np.concatenate([left[:1], right])
+    mass = np.concatenate([[0.0], np.cumsum(count)])
+    return np.diff(np.interp(edges, ends, mass))
+
+
+def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) -> go.Figure:
+    """Draw the density of weights, layer by layer; runs share bins and axes, a slider scrubs the steps.
+
+    Args:
+        frame: From `probes.histogram`; `step` and `run` columns are used when there.
+        layer: One layer; default: the six largest.
+        bins: Bins of the picture, over the range of all its runs and steps.
+
+    Returns:
+        A figure.
+
+    Raises:
+        DataError: If a column is missing or there is no such layer.
+    """
+    import plotly.graph_objects as go
+
+    require(frame, ("layer", "bin_left", "bin_right", "count"), "histogram")
+    if frame.empty:
+        return empty("histogram")
+    layers, runs = layers_of(frame, layer), runs_of(frame)
+    title = omitted(frame, layers, layer)
+    parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
+    edges = {name: _common_edges([parts[name, run] for run in runs], bins) for name in layers}
+    low, high = dict.fromkeys(layers, np.inf), dict.fromkeys(layers, 0.0)
+    figure, places, rows = panels([f"layer {name}" for name in layers])
+
+    def traces_at(step: int) -> list[Any]:
+        traces = []
+        for place, name in enumerate(layers):
+            for run, index in runs.items():
+                density = _density(at_step(parts[name, run], step), edges[name])
+                low[name] = min(low[name], float(density[density > 0].min(initial=np.inf)))
+                high[name] = max(high[name], float(density.max()))
+                traces.append(go.Scatter(
+                    x=np.repeat(edges[name], 2)[1:-1].astype("float32"), y=np.repeat(density, 2).astype("float32"),
+                    mode="lines", name=text(run) or "weights", legendgroup=run, line=style_of(index),
+                    fill="tozeroy" if len(runs) == 1 else None, fillcolor=colour_of(index, 0.25), showlegend=place == 0,
+                    hovertemplate="weight %{x:.4g}<br>density %{y:.4g}", **axes_of(place),
+                ))  # fmt: skip
+        return traces
+
+    layout(figure, height=135 + 270 * rows, title=title, legend=len(runs) > 1)
+    figure.update_layout(margin_t=80 + 25 * bool(title))
+    with_steps(figure, steps_of(frame), traces_at)
+    linear, log = {}, {}
+    for place, (row, column) in enumerate(places):
+        name, axis = layers[place], axes_of(place)["yaxis"].replace("y", "yaxis")
+        linear |= {f"{axis}.type": "linear", f"{axis}.range": [0, 1.05 * high[name]]}
+        log |= {f"{axis}.type": "log", f"{axis}.range": np.log10([0.7 * low[name], 1.5 * high[name]]).tolist()}
+        figure.update_xaxes(title_text="weight", range=edges[name][[0, -1]].tolist(), row=row, col=column)
+        label = "density (1 / weight)" if column == 1 else ""
+        figure.update_yaxes(title_text=label, range=[0, 1.05 * high[name]], row=row, col=column)
+    scales = [("linear density", linear), ("log density", log)]
+    figure.update_layout(updatemenus=[{
+        "type": "buttons", "direction": "right", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 27, "t": 0},
+        "font": {"size": 12}, "showactive": True,
+        "buttons": [{"label": label, "method": "relayout", "args": [settings]} for label, settings in scales],
+    }])  # fmt: skip
+    return figure
+
+
+def _common_edges(parts: list[pd.DataFrame], bins: int) -> np.ndarray:
+    low = min(float(part["bin_left"].min()) for part in parts if len(part))
+    high = max(float(part["bin_right"].max()) for part in parts if len(part))
+    return np.linspace(low, high, bins + 1)
+
+
+def _density(part: pd.DataFrame, edges: np.ndarray) -> np.ndarray:
+    if part.empty:
+        return np.zeros(len(edges) - 1)
+    left, right, count = (part[key].to_numpy(float) for key in ("bin_left", "bin_right", "count"))
+    counts = rebin(left, right, count, edges)
+    return counts / max(float(counts.sum()), 1.0) / np.diff(edges)

@@ -1,0 +1,56 @@
+"""What determines a run, as text, and the run's name made from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from wbench.errors import RunError
+
+
+def canonical(value: Any, path: str = "spec") -> str:
+    """Return a value as canonical JSON: sorted keys, no spaces, floats as Python prints them.
+
+    Args:
+        value: JSON-able.
+        path: Where the value stands, for the message.
+
+    Returns:
+        Text.
+
+    Raises:
+        RunError: If a value cannot be written as JSON; names its place.
+    """
+    return json.dumps(_plain(value, path), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def run_id(spec: Mapping[str, Any]) -> str:
+    """Return the name of a run: the first 16 hex digits of the SHA-256 of what determines it.
+
+    Args:
+        spec: JSON-able.
+
+    Returns:
+        16 hex digits.
+
+    Raises:
+        RunError: If a value cannot be written as JSON; names its place.
+    """
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise RunError(f"{path} has the key {key!r}; keys must be text")
+        return {key: _plain(part, f"{path}.{key}") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part, f"{path}[{index}]") for index, part in enumerate(value)]
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    allowed = "text, finite numbers, true, false, none, lists, maps"
+    raise RunError(f"{path}={value!r} cannot be written as JSON; allowed: {allowed}")
