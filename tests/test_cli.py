@@ -336,10 +336,20 @@ def test_init_copies_the_notebooks_and_overwrites_nothing(wbench, tmp_path):
     assert str(tmp_path / "file" / "below") in err
 
 
+def test_a_run_that_diverges_is_shown_and_ends_with_status_1(wbench, tmp_path, monkeypatch):
+    recipe = wb.tasks.Digits.recipes["smoke"].replace(lr=100.0)
+    monkeypatch.setitem(wb.tasks.Digits.recipes, "smoke", recipe)
+    status, out, err = wbench("train", "digits", "--scale", "smoke", "--store", str(tmp_path))
+    (run,) = wb.RunStore(tmp_path).runs()
+    assert (status, run.status) == (1, "diverged")
+    assert run.id in out
+    assert f"diverged: {run.reason}" in err
+
+
 def test_ctrl_c_keeps_the_partial_run_and_ends_with_130(tmp_path):
-    command = [sys.executable, "-m", "wbench.cli", "train", "digits", "--scale", "gpu", "--store", str(tmp_path),
-               "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    code = "import signal, wbench.cli; signal.signal(signal.SIGINT, signal.default_int_handler); wbench.cli.main()"
+    args = ["train", "digits", "--scale", "gpu", "--store", str(tmp_path), "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     shown = b""
     while b"loss=" not in shown:
         part = process.stderr.read1(256)

@@ -211,26 +211,26 @@ def _show(run: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that a user can cause end with status 1 and one message."""
+    """Run the command line and exit: 0, 1 with one message for what a user can cause, 2 for wrong usage, 130 after Ctrl-C."""
     from wbench.errors import WBenchError
 
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = app(standalone_mode=False)  # what typer.Exit carries; 130 after Ctrl-C
     except WBenchError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
+        status = 130
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")):
-            show = getattr(error, "show", None)
-            if callable(show):
-                show()
-            sys.exit(getattr(error, "exit_code", 2))
-        raise
+        if not type(error).__module__.startswith(("click", "typer")):
+            raise
+        show = getattr(error, "show", None)
+        if callable(show):
+            show()
+        status = getattr(error, "exit_code", 2)
+    if status == 130:
+        print("stopped; what was finished is kept", file=sys.stderr)
+    sys.exit(status or 0)
 
 
 if __name__ == "__main__":

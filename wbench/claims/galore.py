@@ -21,8 +21,8 @@ RANK = 8
 _TASK = LinearTeacher()
 _RECIPE = Recipe(optimizer="adam", lr=0.05, schedule="cosine", batch_size=128, steps=1500)
 _TEXT = Chars(size="tiny")
-_TEXT_RECIPE = {"optimizer": "adam", "schedule": "cosine", "warmup": 15, "batch_size": 16, "steps": 120}
-_TEXT_SMOKE = {"steps": 8, "warmup": 2}
+_TEXT_RECIPE = {"optimizer": "adam", "schedule": "cosine", "warmup": 15, "batch_size": 16, "steps": 120, "eval_every": 120}
+_TEXT_SMOKE = {"steps": 8, "warmup": 2, "eval_every": 8}
 
 
 def floor(seed: int, rank: int) -> float:

@@ -1,9 +1,17 @@
-"""Figures: a tidy table in, a plotly figure out."""
+"""Figures: a tidy table in, a plotly figure out; one file each, named as the probe that gives its table where there is one."""
 
 from wbench.plots._style import CONFIG, PALETTE
+from wbench.plots.companding import companding
+from wbench.plots.delta import delta
+from wbench.plots.effective_lr import effective_lr
+from wbench.plots.histogram import histogram, rebin
+from wbench.plots.intervals import intervals
+from wbench.plots.landscape import landscape
+from wbench.plots.metrics import metrics
+from wbench.plots.plasticity import plasticity
 from wbench.plots.sheet import sheet
-from wbench.plots.training import effective_lr, intervals, landscape, metrics, plasticity, subspace
-from wbench.plots.weights import companding, delta, histogram, rebin, spectrum
+from wbench.plots.spectrum import spectrum
+from wbench.plots.subspace import subspace
 
 __all__ = [
     "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "sheet",

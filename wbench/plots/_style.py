@@ -29,6 +29,7 @@ CONFIG = {
 }
 MAX_POINTS = 1000
 MAX_PANELS = 6
+TITLE = {1: 100, 2: 42, 3: 26}  # characters that fit over a panel, by panels side by side
 GRID, INK, GREY = "#E5E5E5", "#222222", "#666666"
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 
@@ -90,7 +91,7 @@ def layout(figure: go.Figure, *, height: int = 420, title: str = "", legend: boo
         figure.update_layout(title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}})
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#888888", "ticks": "outside", "tickcolor": "#888888"}
     figure.update_xaxes(**axis, automargin=True)
-    figure.update_yaxes(**axis, automargin=True)
+    figure.update_yaxes(**axis, automargin=True, title_standoff=8)
     return figure
 
 
@@ -196,7 +197,9 @@ def omitted(frame: pd.DataFrame, layers: Sequence[str], layer: str | None) -> st
         layer: The one asked for, if one was.
     """
     count = frame["layer"].nunique()
-    return f"{len(layers)} of {count} layers; layer='...' shows another" if layer is None and len(layers) < count else ""
+    return (
+        f"{len(layers)} of {count} layers; layer='...' shows another" if layer is None and len(layers) < count else ""
+    )
 
 
 def runs_of(frame: pd.DataFrame) -> dict[str, int]:
@@ -246,10 +249,16 @@ def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[
         "horizontal_spacing": 0.27 / width if width > 1 else 0.1,
         "vertical_spacing": 0.36 / rows if rows > 1 else 0.1,
     }
-    named = [text(title) for title in titles]
+    named = [text(_tail(str(title), TITLE[width])) for title in titles]
     figure = make_subplots(rows=rows, cols=width, subplot_titles=named, **{**space, **options})
-    figure.update_annotations(font_size=13)
+    for note, title in zip(figure.layout.annotations, titles, strict=False):
+        note.update(font_size=13, hovertext=text(title))
     return figure, [(index // width + 1, index % width + 1) for index in range(len(titles))], rows
+
+
+def _tail(title: str, room: int) -> str:
+    # of a module's path the end tells more than the beginning
+    return title if len(title) <= room else f"…{title[1 - room :]}"
 
 
 def axes_of(place: int) -> dict[str, str]:
@@ -273,5 +282,14 @@ def log_axis(values: Any) -> dict[str, Any]:
         return {"type": "linear"}
     low, high = np.log10([numbers.min(), numbers.max()])
     span = max(high - low, 0.05)
-    ticks: dict[str, Any] = {"dtick": 1} if span > 1.8 else {"dtick": "D2"} if span > 0.9 else {}
-    return {"type": "log", "range": [low - 0.05 * span, high + 0.05 * span], "exponentformat": "power", **ticks}
+    return {"type": "log", "range": [low - 0.05 * span, high + 0.05 * span], **decade_ticks(span)}
+
+
+def decade_ticks(decades: float) -> dict[str, Any]:
+    """Return the ticks of a logarithmic axis: each decade, or 1, 2, 5 of each where there is room.
+
+    Args:
+        decades: Length of the axis.
+    """
+    step: dict[str, Any] = {"dtick": 1} if decades > 2.6 else {"dtick": "D2"} if decades > 0.9 else {}
+    return {"exponentformat": "power", **step}

@@ -69,7 +69,7 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
                     figure.add_trace(trace, row=row, col=1)
     layout(figure, height=110 + 290 * count, title=omitted(frame, layers, layer))
     figure.update_xaxes(title_text="step", row=count, col=1)
-    titles = ("relative update (share of the norm)", "effective learning rate")
+    titles = ("share of |weight|", "effective learning rate")
     for row, (column, title) in enumerate(zip(rows, titles, strict=False), start=1):
         figure.update_yaxes(title_text=title, **log_axis(shown[column][shown[column] > 0]), row=row, col=1)
     return figure

@@ -88,7 +88,8 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) 
     layout(figure, height=135 + 270 * rows, title=title, legend=len(runs) > 1)
     figure.update_layout(margin_t=80 + 25 * bool(title))
     with_steps(figure, steps_of(frame), traces_at)
-    linear, log = {}, {}
+    linear: dict[str, Any] = {}
+    log: dict[str, Any] = {}
     for place, (row, column) in enumerate(places):
         name, axis = layers[place], axes_of(place)["yaxis"].replace("y", "yaxis")
         linear |= {f"{axis}.type": "linear", f"{axis}.range": [0, 1.05 * high[name]]}

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wbench.plots._steps import at_step, steps_of, with_steps
-from wbench.plots._style import axes_of, empty, layers_of, layout, of_run, omitted, panels, require, runs_of, style_of, text
+from wbench.plots._style import (
+    axes_of,
+    decade_ticks,
+    empty,
+    layers_of,
+    layout,
+    of_run,
+    omitted,
+    panels,
+    require,
+    runs_of,
+    style_of,
+    text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +76,10 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     for place, (row, column) in enumerate(places):
         low, high = ranges[layers[place]]
         figure.update_xaxes(title_text="index", row=row, col=column)
-        ticks = {"dtick": 1 if high - low > 1.8 else "D2", "exponentformat": "power"}
         title_text = "singular value" if column == 1 else ""
-        figure.update_yaxes(title_text=title_text, type="log", range=[low, high], **ticks, row=row, col=column)
+        figure.update_yaxes(
+            title_text=title_text, type="log", range=[low, high], **decade_ticks(high - low), row=row, col=column
+        )
     return figure
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from wbench.checkpoints import NonFinite, count_nonfinite, iter_tensors
+from wbench.checkpoints import count_nonfinite, iter_tensors
 from wbench.errors import DataError, KnobError, LayerMatchError, closest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 Named = Iterator[tuple[str, str, Tensor]]
 
 
-def weights(source: Source, layers: str = "*", *, nonfinite: NonFinite = "raise", min_dims: int = 0) -> Named:
+def weights(source: Source, layers: str = "*", *, nonfinite: str = "raise", min_dims: int = 0) -> Named:
     """Yield floating parameters one at a time; of a parametrised layer the weight that its forward uses.
 
     Args:
@@ -63,7 +63,7 @@ def weights(source: Source, layers: str = "*", *, nonfinite: NonFinite = "raise"
         raise LayerMatchError(f"layers='{layers}' matches no layer with weights.{closest(layers.strip('*.'), seen)}")
 
 
-def matrices(source: Source, layers: str, nonfinite: NonFinite) -> Iterator[tuple[str, Tensor]]:
+def matrices(source: Source, layers: str, nonfinite: str) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors of two or more dimensions by label.
 
     Args:
@@ -105,12 +105,12 @@ def _probed(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and "float4" not in str(tensor.dtype)
 
 
-def _all(source: Source, nonfinite: NonFinite) -> Named:
+def _all(source: Source, nonfinite: str) -> Named:
     if isinstance(source, nn.Module):
         yield from _of_module(source)
         return
     if isinstance(source, str | Path):
-        pairs = iter_tensors(source, nonfinite=nonfinite)
+        pairs = iter_tensors(source, nonfinite="skip" if nonfinite == "skip" else "raise")
     elif isinstance(source, Mapping):
         pairs = _untied(source)
     else:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbench.checkpoints import NonFinite
 from wbench.errors import KnobError
 from wbench.probes._source import Source, label, table, weights
 
@@ -26,7 +25,7 @@ def histogram(
     layers: str = "*",
     bins: int | Sequence[float] = 101,
     weights_only: bool = True,
-    nonfinite: NonFinite = "raise",
+    nonfinite: str = "raise",
 ) -> pd.DataFrame:
     """Return the histogram of each weight and what it says about small and large values.
 

@@ -26,7 +26,7 @@ class RunStore:
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
-        home = os.environ.get("WBENCH_HOME", ".wbench")
+        home = os.environ.get("WBENCH_HOME") or ".wbench"
         self.root = Path(root) if root is not None else Path(home) / "runs"
 
     def path(self, run_id: str) -> Path:
