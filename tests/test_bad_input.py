@@ -91,7 +91,9 @@ def test_a_layer_pattern_without_match_lists_the_closest_layers(tmp_path, name):
 
 def test_two_optimizers_are_refused_by_name_before_training(tmp_path):
     with pytest.raises(CompositionError) as raised:
-        wb.train("digits", ["galore", "frozen_projection"], scale="smoke", store=wb.RunStore(tmp_path / "s"), on_step=never)
+        wb.train(
+            "digits", ["galore", "frozen_projection"], scale="smoke", store=wb.RunStore(tmp_path / "s"), on_step=never
+        )
     assert "galore" in str(raised.value)
     assert "frozen_projection" in str(raised.value)
     assert not (tmp_path / "s").exists()
@@ -253,7 +255,9 @@ def test_a_store_that_cannot_be_written_is_named_before_training(tmp_path, monke
 
 def test_the_command_line_names_the_store_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(sys, "argv", ["wbench", "train", "digits", "--scale", "smoke", "--store", str(tmp_path / "file" / "s")])
+    monkeypatch.setattr(
+        sys, "argv", ["wbench", "train", "digits", "--scale", "smoke", "--store", str(tmp_path / "file" / "s")]
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     err = capsys.readouterr().err
@@ -423,3 +427,29 @@ def test_an_error_in_the_middle_keeps_the_partial_run_marked_failed(tmp_path):
         wb.train(arrays(), probes=(), store=store, on_step=fail)
     (partial,) = store.runs()
     assert (partial.status, partial.reason) == ("failed", "in the caller's code")
+
+
+def test_a_full_disk_at_the_end_of_training_loses_nothing(monkeypatch, tmp_path):
+    import errno
+
+    from wbench.runs import writer as room
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "write_frame", full)
+        with pytest.raises(wb.WBenchError, match="free space and commit again") as error:
+            wb.train("digits", scale="smoke", probes=())
+    run = error.value.writer.commit(to=wb.RunStore(tmp_path / "other"))
+    assert run.status == "finished" and run.final("accuracy") > 0.5
+
+
+def test_a_status_that_does_not_exist_is_damage(tmp_path):
+    import json
+
+    store = wb.RunStore(tmp_path)
+    run = wb.train("digits", scale="smoke", probes=(), store=store)
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**record, "status": "triumphant"}))
+    assert "status='triumphant'" in store.damaged()[0][1]

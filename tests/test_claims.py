@@ -49,7 +49,9 @@ def test_two_processes_give_the_same_runs_as_one(tmp_path):
     one = small_claim().run(seeds=2, store=wb.RunStore(tmp_path / "one"), workers=1)
     two = small_claim().run(seeds=2, store=wb.RunStore(tmp_path / "two"), workers=2)
     assert one.frame().equals(two.frame())
-    assert {arm: [run.id for run in runs] for arm, runs in one.runs.items()} == {arm: [run.id for run in runs] for arm, runs in two.runs.items()}
+    assert {arm: [run.id for run in runs] for arm, runs in one.runs.items()} == {
+        arm: [run.id for run in runs] for arm, runs in two.runs.items()
+    }
 
 
 def test_grid_point_is_the_best_on_validation_data_for_the_arm_as_a_whole():
@@ -69,7 +71,9 @@ def test_grid_point_is_the_best_on_validation_data_for_the_arm_as_a_whole():
 def test_control_that_passes_makes_the_claim_invalid():
     everything = (Check("always true", ("bone",), "mean", 0.0, "accuracy"),)
     verdict = small_claim(checks=everything).run(store=wb.RunStore(), workers=1).verdict
-    assert verdict.outcome == "invalid" and verdict.control_outcome == "reproduced" and "control 'off'" in verdict.reason
+    assert (
+        verdict.outcome == "invalid" and verdict.control_outcome == "reproduced" and "control 'off'" in verdict.reason
+    )
 
 
 def test_mechanism_off_is_told_from_mechanism_on():
@@ -78,7 +82,10 @@ def test_mechanism_off_is_told_from_mechanism_on():
 
 
 def test_diverged_arm_is_undecided_and_named():
-    arms = {**small_claim().arms, "bone": Arm((Bone(),), start="base", recipe={"lr": 100.0, "optimizer": "sgd", "momentum": 0.999, "steps": 80})}
+    arms = {
+        **small_claim().arms,
+        "bone": Arm((Bone(),), start="base", recipe={"lr": 100.0, "optimizer": "sgd", "momentum": 0.999, "steps": 80}),
+    }
     result = small_claim(arms=arms).run(seeds=2, store=wb.RunStore(), workers=1)
     assert result.verdict.outcome != "reproduced"
     if any(run.status == "diverged" for run in result.runs["bone"]):

@@ -43,7 +43,9 @@ def test_help_answers_within_half_a_second():
     times = []
     for _ in range(5):
         begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "wbench.cli", "--help"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "wbench.cli", "--help"], capture_output=True, text=True, check=True
+        )
         times.append(time.perf_counter() - begin)
     assert min(times) < 0.5
     for command in ("methods", "train", "probe", "claim", "report", "runs", "init"):
@@ -60,7 +62,17 @@ def test_help_imports_nothing_heavy():
 
 
 def test_import_wbench_loads_no_plotting_table_or_notebook_package():
-    heavy = ("plotly", "pandas", "matplotlib", "sklearn", "papermill", "nbconvert", "ipywidgets", "IPython", "jupyterlab")
+    heavy = (
+        "plotly",
+        "pandas",
+        "matplotlib",
+        "sklearn",
+        "papermill",
+        "nbconvert",
+        "ipywidgets",
+        "IPython",
+        "jupyterlab",
+    )
     code = f"import sys, wbench\nprint([name for name in {heavy!r} if name in sys.modules])"
     assert python(code).strip() == "[]"
 
@@ -271,7 +283,9 @@ def test_claim_prints_verdict_control_and_intervals_and_writes_the_same_as_json(
     for role, checks in (("method", found["checks"]), ("control", found["control_checks"])):
         for item in checks:
             shown = f"{item['estimate']:.4g} [{item['low']:.4g}, {item['high']:.4g}]"
-            assert any(line.startswith(role) and item["check"]["name"] in line and shown in line for line in out.splitlines())
+            assert any(
+                line.startswith(role) and item["check"]["name"] in line and shown in line for line in out.splitlines()
+            )
     assert f"resampled: {found['checks'][0]['unit_of_resampling']}" in out
     assert {row["seed"] for row in record["values"]} == set(record["seeds"])
 

@@ -140,7 +140,14 @@ class SignSGD(Tiny, OptimizerMethod):
 def test_optimizer_and_step_hooks_run_in_order_with_the_step_count():
     SignSGD.seen.clear()
     trained(SignSGD())
-    assert SignSGD.seen[:6] == [("before", 0, 16), ("backward", 0), ("step", 1), ("before", 1, 16), ("backward", 1), ("step", 2)]
+    assert SignSGD.seen[:6] == [
+        ("before", 0, 16),
+        ("backward", 0),
+        ("step", 1),
+        ("before", 1, 16),
+        ("backward", 1),
+        ("step", 2),
+    ]
     assert len(SignSGD.seen) == 24
 
 
@@ -177,7 +184,9 @@ class Built(Tiny, Layer):
         return nn.Sequential(nn.Linear(16, 8))
 
 
-@pytest.mark.parametrize(("method", "keys"), [(Wide(layers="2"), {"2.0.weight"}), (Built(), {"0.weight"})], ids=["replace", "build"])
+@pytest.mark.parametrize(
+    ("method", "keys"), [(Wide(layers="2"), {"2.0.weight"}), (Built(), {"0.weight"})], ids=["replace", "build"]
+)
 def test_layer_methods_replace_or_build_and_are_restored(method, keys):
     run = trained(method)
     assert keys <= set(run.tensors())
@@ -201,7 +210,10 @@ class Halved(Tiny, Objective):
 
 def test_objective_rewrites_loss_data_and_adds_its_penalty():
     plain, halved = trained(None), trained(Halved())
-    first = [float(run.metrics.query("name == 'loss' and split == 'train' and step == 1")["value"].iloc[0]) for run in (plain, halved)]
+    first = [
+        float(run.metrics.query("name == 'loss' and split == 'train' and step == 1")["value"].iloc[0])
+        for run in (plain, halved)
+    ]
     assert 10.0 < first[1] < 10.0 + first[0]
 
 
@@ -268,7 +280,9 @@ def test_estimator_is_a_real_one_and_agrees_with_scikit_learn():
     run = wb.train(wb.tasks.Digits(), Logistic())
     splits = wb.tasks.Digits().data(0)
     (x, y), (xt, yt) = splits["train"].tensors, splits["test"].tensors
-    expected = LogisticRegression(max_iter=500).fit(x.flatten(1).numpy(), y.numpy()).score(xt.flatten(1).numpy(), yt.numpy())
+    expected = (
+        LogisticRegression(max_iter=500).fit(x.flatten(1).numpy(), y.numpy()).score(xt.flatten(1).numpy(), yt.numpy())
+    )
     assert run.final("accuracy") == pytest.approx(expected, abs=1e-9)
 
 
@@ -278,7 +292,9 @@ def test_layers_are_chosen_by_glob_with_exclusion():
     assert list(select(model, "*", kinds, "x")) == ["0", "2", "4"]
     assert list(select(model, ("*", "!4"), kinds, "x")) == ["0", "2"]
     assert list(select(model, "0, 2", kinds, "x")) == ["0", "2"]
-    assert list(select(wb.models.GPT(10, 8, 2, 16, 2), "*.attn.*", kinds, "x")) == [f"blocks.{b}.attn.{n}" for b in (0, 1) for n in "qkvo"]
+    assert list(select(wb.models.GPT(10, 8, 2, 16, 2), "*.attn.*", kinds, "x")) == [
+        f"blocks.{b}.attn.{n}" for b in (0, 1) for n in "qkvo"
+    ]
     with pytest.raises(wb.WBenchError, match=r"matches no layer of type Linear.*blocks\.0\.mlp\.fc1"):
         select(wb.models.GPT(10, 8, 2, 16, 2), "blocks.0.mlp.fc9", kinds, "x")
     with pytest.raises(wb.WBenchError, match="has no layer of type Conv2d"):
@@ -289,7 +305,10 @@ def test_layers_are_chosen_by_glob_with_exclusion():
     ("methods", "message"),
     [
         ([SignSGD(), wb.methods.GaLore()], "sign_sgd and galore cannot be used together: each brings the optimizer"),
-        ([Halved(), type("Other", (Halved,), {"id": "other", "__doc__": "x"})()], "halved and other .* brings the loss"),
+        (
+            [Halved(), type("Other", (Halved,), {"id": "other", "__doc__": "x"})()],
+            "halved and other .* brings the loss",
+        ),
         ([Doubled(), Doubled()], "doubled is given 2 times"),
         ([wb.methods.NaP(), Doubled()], "nap excludes parametrization methods"),
     ],
@@ -330,8 +349,12 @@ def test_frozen_weight_is_not_parametrised():
 
 def test_registry_finds_ours_by_id_and_every_class_by_name():
     found = wb.methods.all()
-    assert {"weight_compander", "nap", "galore", "bone"} <= {name for name, cls in found.items() if cls.kind == "method"}
-    assert {"lora", "pissa", "layernorm", "frozen_projection"} <= {name for name, cls in found.items() if cls.kind == "baseline"}
+    assert {"weight_compander", "nap", "galore", "bone"} <= {
+        name for name, cls in found.items() if cls.kind == "method"
+    }
+    assert {"lora", "pissa", "layernorm", "frozen_projection"} <= {
+        name for name, cls in found.items() if cls.kind == "baseline"
+    }
     assert all(getattr(wb.methods, cls.__name__) is cls and wb.methods.get(name) is cls for name, cls in found.items())
     with pytest.raises(wb.WBenchError, match="Did you mean galore"):
         wb.methods.get("galor")

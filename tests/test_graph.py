@@ -10,7 +10,13 @@ from wbench.ops.graph import consumers, normalized_layers
 
 def test_slots_functions_and_modules_are_told_apart(user_model):
     found = consumers(user_model)
-    assert {name: c.kind for name, c in found.items()} == {"conv1": "activation", "conv2": "activation", "mix": "activation", "fc": "activation", "head": "other"}
+    assert {name: c.kind for name, c in found.items()} == {
+        "conv1": "activation",
+        "conv2": "activation",
+        "mix": "activation",
+        "fc": "activation",
+        "head": "other",
+    }
     slots = consumers(MLP((8, 8, 4)))
     assert slots["blocks.0.linear"].slot == "blocks.0.norm" and slots["blocks.0.linear"].homogeneous
     assert not consumers(MLP((8, 8, 4), act=nn.GELU))["blocks.0.linear"].homogeneous
@@ -18,7 +24,12 @@ def test_slots_functions_and_modules_are_told_apart(user_model):
 
 def test_rescaling_a_normalised_layer_does_not_change_the_function_and_others_do():
     torch.manual_seed(0)
-    models = [MLP((8, 8, 8, 4), norm=nn.LayerNorm, bias=False), MLP((8, 8, 4), norm=nn.LayerNorm), ResNet(1, 4, (4, 8)), ConvNet(1, 8, 4, (4, 4), 8, norm=nn.BatchNorm2d)]
+    models = [
+        MLP((8, 8, 8, 4), norm=nn.LayerNorm, bias=False),
+        MLP((8, 8, 4), norm=nn.LayerNorm),
+        ResNet(1, 4, (4, 8)),
+        ConvNet(1, 8, 4, (4, 4), 8, norm=nn.BatchNorm2d),
+    ]
     for model in models:
         x = torch.randn(16, 8) if isinstance(model, MLP) else torch.randn(16, 1, 8, 8)
         model.train()

@@ -22,7 +22,14 @@ class Sample(Knobs):
 
 def test_description_holds_bounds_scale_unit_and_doc():
     spec = Sample.knobs()["rank"]
-    assert (spec.kind, spec.low, spec.high, spec.scale, spec.unit, spec.doc) == ("int", 1, 64, "log", "directions", "Rank.")
+    assert (spec.kind, spec.low, spec.high, spec.scale, spec.unit, spec.doc) == (
+        "int",
+        1,
+        64,
+        "log",
+        "directions",
+        "Rank.",
+    )
     assert spec.slider == (1, 64)
     assert Sample.knobs()["rate"].optional and Sample.knobs()["mode"].choices == ("a", "b")
     assert Sample.knobs()["parts"].scale == "choices" and Sample.knobs()["pair"].scale == "tuple"
@@ -56,7 +63,14 @@ def test_numbers_of_numpy_and_torch_and_lists_are_taken():
 
 
 def test_text_becomes_the_same_object_and_the_same_error():
-    made = Sample.from_strings({"rank": "8", "rate": "none", "mode": "b", "parts": "x,z", "pair": "0.2,0.4", "on": "false"})
+    made = Sample.from_strings({
+        "rank": "8",
+        "rate": "none",
+        "mode": "b",
+        "parts": "x,z",
+        "pair": "0.2,0.4",
+        "on": "false",
+    })
     assert made == Sample(rank=8, rate=None, mode="b", parts=("x", "z"), pair=(0.2, 0.4), on=False)
     for name, text, value in (("rank", "99", 99), ("mode", "c", "c"), ("on", "perhaps", "perhaps")):
         with pytest.raises(wb.WBenchError) as from_text:

@@ -171,7 +171,9 @@ def test_the_line_between_two_models_ends_in_both() -> None:
     one, two = nn.Linear(4, 4), nn.Linear(4, 4)
     step = {name: two.state_dict()[name] - tensor for name, tensor in one.state_dict().items()}
     frame = landscape(one, quadratic, directions=step, normalize="none", points=3)
-    assert frame["loss"].tolist()[1:] == pytest.approx([float(quadratic(one).detach()), float(quadratic(two).detach())], rel=1e-5)
+    assert frame["loss"].tolist()[1:] == pytest.approx(
+        [float(quadratic(one).detach()), float(quadratic(two).detach())], rel=1e-5
+    )
 
 
 def test_of_a_parametrised_layer_the_raw_parameter_moves() -> None:

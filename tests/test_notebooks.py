@@ -75,12 +75,14 @@ def test_a_notebook_is_thin(path):
         ("checkpoint", {}, {"spectrum"}),
         ("method", {"method": "galore", "task": "digits", "scale": "smoke", "settings": '{"rank": "8"}'},
          {"landscape1d", "landscape2d", "method.galore"}),
-        ("compare", {"methods": '["nap", "bone"]', "task": "digits", "scale": "smoke"}, {"landscape1d", "method.nap"}),
+        ("compare", {"methods": '["nap", "bone"]', "task": "digits", "scale": "smoke"}, {"landscape1d", "landscape2d", "method.bone"}),
     ],
 )  # fmt: skip
 def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, name, parameters, probes):
     store = str(elsewhere / "runs")
-    done = execute(notebooks_dir() / f"{name}.ipynb", elsewhere / "done.ipynb", {**parameters, "store": store}, progress=False)
+    done = execute(
+        notebooks_dir() / f"{name}.ipynb", elsewhere / "done.ipynb", {**parameters, "store": store}, progress=False
+    )
     notebook = nbformat.read(done, as_version=4)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
@@ -111,7 +113,9 @@ def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, nam
 def test_a_parameter_with_quotes_newlines_and_code_stays_data(elsewhere, name, parameters, error):
     target = elsewhere / "done.ipynb"
     with pytest.raises(ReportError, match=error):
-        execute(notebooks_dir() / f"{name}.ipynb", target, {**parameters, "store": str(elsewhere / "runs")}, progress=False)
+        execute(
+            notebooks_dir() / f"{name}.ipynb", target, {**parameters, "store": str(elsewhere / "runs")}, progress=False
+        )
     assert not (elsewhere / "pwned").exists()
     injected = [cell for cell in nbformat.read(target, as_version=4).cells
                 if "injected-parameters" in cell.metadata.get("tags", [])]  # fmt: skip
@@ -124,5 +128,7 @@ def test_a_refused_knob_reads_the_same_from_a_notebook_parameter_as_from_python(
     with pytest.raises(KnobError) as from_python:
         wb.methods.GaLore(rank=0)
     with pytest.raises(ReportError) as from_notebook:
-        execute(notebooks_dir() / "method.ipynb", elsewhere / "done.ipynb", {"settings": '{"rank": "0"}'}, progress=False)
+        execute(
+            notebooks_dir() / "method.ipynb", elsewhere / "done.ipynb", {"settings": '{"rank": "0"}'}, progress=False
+        )
     assert f"KnobError: {from_python.value}; the partial notebook is " in str(from_notebook.value)

@@ -136,7 +136,9 @@ def test_the_page_is_small_and_holds_one_copy_of_plotly(made, page):
 
 def test_no_tag_of_the_page_asks_for_an_address(page):
     assert outside(Page(page).tags) == []
-    tags = re.findall(r"<[a-z][^<>]{0,2000}>", re.sub(r"<script\b.*?</script>|<style\b.*?</style>", "", page, flags=re.DOTALL))
+    tags = re.findall(
+        r"<[a-z][^<>]{0,2000}>", re.sub(r"<script\b.*?</script>|<style\b.*?</style>", "", page, flags=re.DOTALL)
+    )
     assert not [tag for tag in tags if re.search(r"https?://|require\.js|mathjax|cdn", tag, flags=re.IGNORECASE)]
     style = "".join(re.findall(r"<style\b[^>]*>(.*?)</style>", page, flags=re.DOTALL))
     assert not re.search(r"@import|url\((?!['\"]?data:)", style)
@@ -149,7 +151,7 @@ def test_there_is_no_widget_and_no_button_that_uploads(made, page):
         assert not re.search(r'"showSendToCloud\\?":\s*true', text)
         assert "require.js" not in text
     assert "widgets" not in json.loads(notebook)["metadata"]
-    assert len(re.findall(r'"showSendToCloud":\s*false', page)) == page.count("plotly-graph-div")
+    assert len(re.findall(r'"showSendToCloud":\s*false', page)) == page.count('class="plotly-graph-div"') >= 8
 
 
 def test_code_is_folded(page):
@@ -161,7 +163,7 @@ def test_code_is_folded(page):
 
 def test_parameters_environment_checksums_seeds_and_wall_time_are_shown(made, page):
     text = Page(page).text
-    (run,) = [run for run in made[1].runs() if run.label == "digits" and run.spec["recipe"]["steps"] == 60][:1]
+    (run,) = [run for run in made[1].runs() if run.label == "digits" and run.id in text]
     for name in ("method", "task", "scale", "seeds"):
         assert f"parameter {name}" in text
     assert "b_mult=1.5" in text
@@ -171,7 +173,6 @@ def test_parameters_environment_checksums_seeds_and_wall_time_are_shown(made, pa
         assert f"data {name} (SHA-256) {checksum}" in text
     assert re.search(r"\bseeds 0\b", text)
     assert re.search(r"training time \d+\.\d s in all", text)
-    assert run.id in text
 
 
 def test_the_page_shows_the_verdict_its_control_and_every_check(made, page):
@@ -271,7 +272,9 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(tmp_path,
     (tmp_path / "file").write_text("in the way")
     places = {"out": tmp_path / "out", "store": tmp_path / "runs"} | {what: tmp_path / "file" / "below"}
     with pytest.raises(WBenchError, match=re.escape(str(tmp_path / "file" / "below"))):
-        report(["nap"], task="digits", scale="smoke", out=places["out"], store=wb.RunStore(places["store"]), progress=False)
+        report(
+            ["nap"], task="digits", scale="smoke", out=places["out"], store=wb.RunStore(places["store"]), progress=False
+        )
     assert not list(tmp_path.rglob("run.json"))
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -335,7 +338,7 @@ def test_the_page_draws_and_answers_offline(made, browser):
     )
     assert index >= 0
     plot = tab.locator(".js-plotly-plot").nth(index)
-    read = "d => ({active: d.layout.sliders[0].active || 0, steps: d.layout.sliders[0].steps.length, y: d.data.map(t => Array.from(t.y))})"
+    read = "d => ({active: d.layout.sliders[0].active || 0, steps: d.layout.sliders[0].steps.length, y: d._fullData.map(t => Array.from(t.y))})"
     before = plot.evaluate(read)
     plot.scroll_into_view_if_needed()
     box = plot.locator(".slider-rail-touch-rect").first.bounding_box()
@@ -344,6 +347,7 @@ def test_the_page_draws_and_answers_offline(made, browser):
     tab.wait_for_timeout(600)
     after = plot.evaluate(read)
     assert after["active"] != before["active"]
+    assert len(after["y"]) == len(before["y"]) > 0
     assert after["y"] != before["y"]
 
     index = tab.evaluate(

@@ -70,7 +70,11 @@ def test_global_random_state_is_left_alone():
 
 def test_phases_carry_the_optimizer_or_start_anew():
     x, y = small_batch()
-    phases = (wb.Phase(name="one", steps=5), wb.Phase(name="two", steps=5, carry=True), wb.Phase(name="three", steps=5, carry=False))
+    phases = (
+        wb.Phase(name="one", steps=5),
+        wb.Phase(name="two", steps=5, carry=True),
+        wb.Phase(name="three", steps=5, carry=False),
+    )
     made = []
 
     class Counting(wb.methods.GaLore):
@@ -214,7 +218,10 @@ def test_watch_keeps_a_loop_that_fails_and_stops_one_that_diverges(user_model, u
     with pytest.raises(ValueError), wb.watch(user_model, optimizer) as live:
         raise ValueError("mine")
     assert live.run.status == "failed" and live.run.reason == "mine"
-    with pytest.raises(wb.Diverged, match="weights became NaN or inf at step 1"), wb.watch(user_model, optimizer, probes=()) as live:
+    with (
+        pytest.raises(wb.Diverged, match="weights became NaN or inf at step 1"),
+        wb.watch(user_model, optimizer, probes=()) as live,
+    ):
         user_model.fc.weight.grad = torch.full_like(user_model.fc.weight, math.inf)
         optimizer.step()
     assert live.run.status == "diverged"
@@ -231,3 +238,16 @@ def test_adapter_and_optimizer_hooks_attach_to_a_users_loop(user_model, user_bat
     detach()
     optimizer.step()
     assert float(model.fc[0].weight.norm()) != held
+
+
+def test_number_of_threads_is_fixed_while_training_and_given_back(monkeypatch):
+    seen = []
+    torch.set_num_threads(2)
+    try:
+        wb.train(task(), on_step=lambda *_: seen.append(torch.get_num_threads()), probes=())
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    monkeypatch.setenv("WBENCH_THREADS", "many")
+    with pytest.raises(wb.WBenchError, match="WBENCH_THREADS='many'"):
+        wb.train(task(), seed=1)

@@ -31,6 +31,7 @@ _ROOMS = (
     "claims",
     "datasets",
     "method",
+    "method",
     "methods",
     "models",
     "plots",
@@ -59,7 +60,7 @@ _NAMES = {
 
 __all__ = [
     "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Task", "WBenchError",
-    "claims", "datasets", "knob", "methods", "models", "plots", "probes", "reports", "restore", "tasks", "testing", "train",
+    "checkpoints", "claims", "datasets", "knob", "method", "methods", "models", "plots", "probes", "reports", "restore", "tasks", "testing", "train",
     "watch",
 ]  # fmt: skip
 

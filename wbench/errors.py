@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class WBenchError(Exception):
@@ -48,7 +49,13 @@ class CheckpointError(WBenchError, ValueError):
 
 
 class RunError(WBenchError, RuntimeError):
-    """A run directory is missing, damaged or cannot be written."""
+    """A run directory is missing, damaged or cannot be written.
+
+    Attributes:
+        writer: Where writing failed, the `RunWriter` that still holds the run: `error.writer.commit(to=RunStore(folder))`.
+    """
+
+    writer: Any = None
 
 
 class ClaimError(WBenchError, ValueError):

@@ -105,7 +105,11 @@ def test_mini_with_all_outputs_is_miss_and_otherwise_periodic():
     assert torch.equal(delta[:3], delta[3:6])
 
 
-@pytest.mark.parametrize(("method", "count"), [(Bone(r=4), 48), (Bone(r=4, variant="miss"), 48), (Bone(r=4, variant="mini", mini_r=3), 12), (LoRA(rank=3), 60)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [(Bone(r=4), 48), (Bone(r=4, variant="miss"), 48), (Bone(r=4, variant="mini", mini_r=3), 12), (LoRA(rank=3), 60)],
+    ids=str,
+)
 def test_trained_numbers_are_the_formula(method, count):
     model = method.replace(layers="*").prepare(layer())
     assert sum(param.numel() for param in model.parameters() if param.requires_grad) == count
@@ -207,7 +211,9 @@ def test_lora_and_pissa_agree_with_peft(init):
     base = layer(12, 8, torch.float32)
     method = LoRA(rank=3, alpha=6.0, layers="*") if init is True else PiSSA(rank=3, alpha=6.0, layers="*")
     ours = method.prepare(copy.deepcopy(base))
-    theirs = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=3, lora_alpha=6, target_modules=["0"], init_lora_weights=init))
+    theirs = peft.get_peft_model(
+        copy.deepcopy(base), peft.LoraConfig(r=3, lora_alpha=6, target_modules=["0"], init_lora_weights=init)
+    )
     peer = theirs.base_model.model[0]
     if init == "pissa":
         assert torch.allclose(ours[0].base.weight, peer.base_layer.weight, atol=1e-5)

@@ -123,6 +123,7 @@ def test_signs_of_singular_vectors_do_not_matter(monkeypatch):
 
     results = []
     for flip in (False, True):
+
         def signed(g, rank, side, flip=flip, original=subspace):
             left, right, s = original(g, rank, side)
             d = torch.tensor([-1.0, 1.0, -1.0], dtype=g.dtype) if flip else torch.ones(3, dtype=g.dtype)
@@ -220,7 +221,9 @@ def test_weights_agree_with_galore_torch(proj_type, decay):
     ours = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 9))
     theirs = copy.deepcopy(ours)
     gap, rank, scale = 10, 4, 0.25
-    first = GaLore(rank=rank, update_proj_gap=gap, scale=scale, proj_type=proj_type).optimizer(ours, wb.Recipe(lr=1e-2, weight_decay=decay))
+    first = GaLore(rank=rank, update_proj_gap=gap, scale=scale, proj_type=proj_type).optimizer(
+        ours, wb.Recipe(lr=1e-2, weight_decay=decay)
+    )
     special = {"rank": rank, "update_proj_gap": gap, "scale": scale, "proj_type": proj_type}
     groups = [{"params": [theirs[0].bias, theirs[2].bias]}, {"params": [theirs[0].weight, theirs[2].weight], **special}]
     second = galore_torch.GaLoreAdamW(groups, lr=1e-2, weight_decay=decay, no_deprecation_warning=True)

@@ -15,7 +15,9 @@ from wbench.methods.optimizer.nap import OffsetRMSNorm, frobenius, project_affin
 
 def trunk(seed=0, act=nn.ReLU, bias=True, head_bias=True):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(12, 16, bias), act(), nn.Linear(16, 16, bias), act(), nn.Linear(16, 5, head_bias)).double()
+    return nn.Sequential(
+        nn.Linear(12, 16, bias), act(), nn.Linear(16, 16, bias), act(), nn.Linear(16, 5, head_bias)
+    ).double()
 
 
 def tiny_eps(model):

@@ -184,6 +184,8 @@ def test_picture_has_the_curve_and_both_densities():
     model = wb.methods.WeightCompander().prepare(nn.Sequential(nn.Linear(64, 64)))
     frame = wb.methods.WeightCompander().observe(model)
     a, b = float(frame["a"].iloc[0]), float(frame["b"].iloc[0])
-    assert frame["w"].to_numpy() == pytest.approx(a * torch.atan(torch.tensor(frame["v"].to_numpy()) / b).numpy(), abs=1e-6)
+    assert frame["w"].to_numpy() == pytest.approx(
+        a * torch.atan(torch.tensor(frame["v"].to_numpy()) / b).numpy(), abs=1e-6
+    )
     width = frame["v"].diff().iloc[1]
     assert float(frame["density_v"].sum() * width) == pytest.approx(1.0, abs=0.03)

@@ -124,8 +124,9 @@ def run_arms(
     store: RunStore,
     *,
     device: str = "auto",
-    pool: Callable[[], Executor] | None = None,
+    pool: Callable[[], Executor] | Executor | None = None,
     told: Callable[[int, int], None] | None = None,
+    bars: bool = False,
 ) -> tuple[dict[str, list[Run]], dict[str, dict[str, Any]]]:
     """Train (or find) every arm with every seed, and choose each arm's grid point.
 
@@ -136,8 +137,9 @@ def run_arms(
         seeds: Seeds.
         store: Where runs are kept and found.
         device: Where to train.
-        pool: Makes an executor for what is not in the store yet; none: one after another.
+        pool: An executor for what is not in the store yet, or what makes one; none: one after another.
         told: Called with (done, total) after each run.
+        bars: Show a progress bar over the steps of each run.
 
     Returns:
         Runs by arm, one a seed and in their order, at the chosen point; and that point by arm.
@@ -165,16 +167,16 @@ def run_arms(
             if told:
                 told(done, total)
             if jobs and executor is None and pool is not None:
-                executor = pool()
+                executor = pool if isinstance(pool, Executor) else pool()
             waiting: dict[Key, Future[str]] = {}
             for key, job in jobs.items():
                 if executor is None:
-                    found[key] = train(**job, store=store)
+                    found[key] = train(**job, store=store, progress=bars)
                     done += 1
                     if told:
                         told(done, total)
                 else:
-                    waiting[key] = executor.submit(train_job, job, str(store.root))
+                    waiting[key] = executor.submit(train_job, job, str(store.root), bars)
             for key, future in waiting.items():
                 found[key] = store.get(future.result())
                 done += 1
@@ -185,25 +187,23 @@ def run_arms(
                 chosen[name] = arms[name].points()[point_index]
                 runs[name] = [found[name, point_index, seed] for seed in seeds if (name, point_index, seed) in found]
     finally:
-        if executor is not None:
+        if executor is not None and executor is not pool:
             executor.shutdown(wait=True, cancel_futures=True)
     return runs, chosen
 
 
-def train_job(job: dict[str, Any], root: str) -> str:
+def train_job(job: dict[str, Any], root: str, bars: bool = False) -> str:
     """Train one run in a worker.
 
     Args:
         job: Arguments of `train`; must be picklable.
         root: Folder of the run store.
+        bars: Show a progress bar over its steps.
 
     Returns:
         The run's id.
     """
-    import torch
-
-    torch.set_num_threads(1)
-    return train(**job, store=RunStore(root)).id
+    return train(**job, store=RunStore(root), progress=bars).id
 
 
 def _job(

@@ -93,7 +93,7 @@ class Claim:
         seeds: int | Sequence[int] | None = None,
         store: RunStore | None = None,
         workers: int | None = None,
-        executor: Callable[[], Executor] | None = None,
+        executor: Callable[[], Executor] | Executor | None = None,
         device: str = "auto",
         progress: bool = False,
     ) -> ClaimResult:
@@ -104,7 +104,7 @@ class Claim:
             seeds: How many (0, 1, ...), or which; default: the claim's number for the scale.
             store: Where runs are kept.
             workers: Processes; default one a core; 1: in this process.
-            executor: Makes any `concurrent.futures` executor instead.
+            executor: Any `concurrent.futures` executor instead (left open), or a function that makes one (closed at the end).
             device: Where to train.
             progress: Show a progress bar on standard error.
 
@@ -124,7 +124,7 @@ class Claim:
             )
         store, begin = store or RunStore(), time.perf_counter()
         count = workers or os.cpu_count() or 1
-        pool = executor or ((lambda: _processes(count)) if count > 1 else None)
+        pool = executor or ((lambda: processes(count)) if count > 1 else None)
         arms = self.arms
         if scale == "smoke":
             arms = {name: replace(arm, recipe={**arm.recipe, **arm.at_smoke}) for name, arm in arms.items()}
@@ -218,10 +218,18 @@ class ClaimResult:
         return str(self.verdict.frame().to_html(escape=True, index=False, float_format="{:.4g}".format))
 
 
-def _processes(workers: int) -> Executor:
+def processes(workers: int | None = None) -> Executor:
+    """Return a pool of processes in which runs train.
+
+    Args:
+        workers: How many; default one a core.
+
+    Returns:
+        A `ProcessPoolExecutor`; its processes start with the first run.
+    """
     import multiprocessing
 
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
 
 
 class _Bar:

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 RANK = 8
 _TASK = LinearTeacher()
 _RECIPE = Recipe(optimizer="adam", lr=0.05, schedule="cosine", batch_size=128, steps=1500)
-_TEXT = Chars(size="tiny")
-_TEXT_RECIPE = {"optimizer": "adam", "schedule": "cosine", "warmup": 15, "batch_size": 16, "steps": 120, "eval_every": 120}
+_TEXT = Chars(size="tiny", context=32)
+_TEXT_RECIPE = {
+    "optimizer": "adam",
+    "schedule": "cosine",
+    "warmup": 15,
+    "batch_size": 16,
+    "steps": 120,
+    "eval_every": 120,
+}
 _TEXT_SMOKE = {"steps": 8, "warmup": 2, "eval_every": 8}
 
 
@@ -73,7 +80,11 @@ claim = Claim(
         "lora": Arm((LoRA(rank=RANK, layers="*"),), grid={"lr": (0.01, 0.05)}),
         "text_adam": Arm(task=_TEXT, recipe=_TEXT_RECIPE, at_smoke=_TEXT_SMOKE, grid={"lr": (1e-3, 3e-3, 1e-2)}),
         "text_galore": Arm(
-            (GaLore(rank=12, update_proj_gap=50),), task=_TEXT, recipe=_TEXT_RECIPE, at_smoke=_TEXT_SMOKE, grid={"lr": (1e-2, 3e-2, 1e-1)}
+            (GaLore(rank=12, update_proj_gap=50),),
+            task=_TEXT,
+            recipe=_TEXT_RECIPE,
+            at_smoke=_TEXT_SMOKE,
+            grid={"lr": (1e-2, 3e-2, 1e-1)},
         ),
     },
     method="galore",

@@ -135,9 +135,10 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progre
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         with relayed():
-            papermill.execute_notebook(
+            papermill.execute_notebook(  # a failing notebook is written as far as it came
                 str(source), str(target), parameters=dict(parameters), kernel_name="python3", progress_bar=progress,
-                store_widget_state=False, cwd=str(Path.cwd()), request_save_on_cell_execute=True,
+                store_widget_state=False, cwd=str(Path.cwd()), autosave_cell_every=0,
+                extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
     except PapermillExecutionError as error:
         raise ReportError(

@@ -1,6 +1,6 @@
 """What the report notebooks call, in one place."""
 
-from wbench.reports.claim_cells import checks, claim_figures, per_seed, run_claim, scoreboard, verdict
+from wbench.reports.claim_cells import checks, claim_figures, per_seed, run_claims, scoreboard, verdict
 from wbench.reports.display import Figure, Html, show, table
 from wbench.reports.run_cells import (
     first_seed,
@@ -28,7 +28,7 @@ __all__ = [
     "per_seed",
     "provenance",
     "results",
-    "run_claim",
+    "run_claims",
     "scoreboard",
     "show",
     "table",

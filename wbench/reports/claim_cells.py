@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from wbench import claims
 from wbench.claims import ClaimResult
+from wbench.claims.claim import processes
 from wbench.reports.display import Figure, Html, resolve, table
 from wbench.runs import RunStore
 
 
-def run_claim(method_id: str, scale: str, *, store: RunStore) -> ClaimResult | None:
-    """Check a method's claim, if it has one.
+def run_claims(method_ids: Iterable[str], scale: str, *, store: RunStore) -> dict[str, ClaimResult]:
+    """Check the claims of methods, in one pool of processes; methods without a claim are left out.
 
     Args:
-        method_id: The method's id.
+        method_ids: Ids.
         scale: `smoke`, `cpu` or `gpu`.
         store: Where runs are kept and found.
+
+    Returns:
+        Method id to result.
     """
-    if method_id not in claims.all():
-        return None
-    return claims.get(method_id).run(scale, store=store, progress=True)
+    known = [name for name in method_ids if name in claims.all()]
+    with processes() as pool:
+        return {name: claims.get(name).run(scale, store=store, executor=pool, progress=True) for name in known}
 
 
 def verdict(result: ClaimResult) -> Html:

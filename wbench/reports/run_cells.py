@@ -6,10 +6,13 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from wbench.claims.arms import Arm, run_arms
+from wbench.claims.claim import processes
 from wbench.method import Method
 from wbench.reports.display import Figure, Html, resolve, table
 from wbench.runs import Run, RunStore
-from wbench.training import restore, task_of, train
+from wbench.tasks import find_task
+from wbench.training import PROBES, restore, task_of
 from wbench.training.device import derive
 
 if TYPE_CHECKING:
@@ -69,7 +72,7 @@ def joined(runs: Mapping[str, Iterable[Run]], probe: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def landscape(run: Run, dims: int = 1, *, points: int = 21, samples: int = 512) -> pd.DataFrame:
+def landscape(run: Run, dims: int = 1, *, points: int = 21, samples: int = 256) -> pd.DataFrame:
     """Return the loss landscape of a run's finished model on training data; computed once and kept with the run.
 
     Args:
@@ -162,14 +165,13 @@ def train_beside_baseline(
     Returns:
         `baseline` and each method's id to runs, one a seed.
     """
-    runs = {"baseline": [train(task, seed=seed, scale=scale, store=store, progress=True) for seed in range(seeds)]}
+    found = find_task(task)
+    arms = {"baseline": Arm(probes=PROBES)}
     for method in methods:
-        begin = [run if method.stage == "adapter" else None for run in runs["baseline"]]
-        runs[method.id] = [
-            train(task, method, seed=seed, scale=scale, store=store, start=start, progress=True)
-            for seed, start in enumerate(begin)
-        ]
-    return runs
+        arms[method.id] = Arm((method,), start="baseline" if method.stage == "adapter" else None, probes=PROBES)
+    with processes() as pool:
+        runs, _ = run_arms(arms, found, found.recipe(scale), range(seeds), store, pool=pool, bars=True)
+    return {name: runs[name] for name in arms}
 
 
 def first_seed(runs: Mapping[str, list[Run]], probe: str) -> pd.DataFrame:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+STATUSES = ("finished", "diverged", "stopped", "failed")
 DERIVED = "derived"
 FIELDS = {
     "format": int, "id": str, "spec": dict, "info": dict, "status": str, "reason": str, "summary": dict, "files": dict,
@@ -215,6 +216,8 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise RunError(f"{file} is damaged: {', '.join(wrong)} cannot be read")
     if record["format"] != FORMAT:
         raise RunError(f"{file} is of format {record['format']}; this version reads {FORMAT}")
+    if record["status"] not in STATUSES:
+        raise RunError(f"{file} was changed: status={record['status']!r} is none of {', '.join(STATUSES)}")
     if run_id(record["spec"]) != record["id"]:
         raise RunError(f"{file} was changed: its id does not match what it says determines it")
     for name, size in record["files"].items():

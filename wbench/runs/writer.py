@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from wbench.errors import RunError, closest
 from wbench.runs.files import Snapshot, check_name, checksums, snapshot, sync, write_frame, write_json, write_tensors
-from wbench.runs.run import FORMAT, Run
+from wbench.runs.run import FORMAT, STATUSES, Run
 from wbench.runs.spec import canonical, run_id
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from wbench.runs.store import RunStore
 
 COLUMNS = ["step", "phase", "split", "name", "value"]
-STATUSES = ("finished", "diverged", "stopped", "failed")
 KEPT = STATUSES[:2]
 REMEDY = {errno.ENOSPC: "free space", errno.EROFS: "choose a writable folder", errno.EACCES: "choose a writable folder"}
 
@@ -153,10 +152,12 @@ class RunWriter:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             what = REMEDY.get(error.errno or 0, "choose another folder")
-            raise RunError(
+            failure = RunError(
                 f"run {self.id} cannot be written to {store.root}: {error.strerror or error}; {what} and commit again, "
-                "or commit(to=RunStore(other folder)); nothing is lost"
-            ) from error
+                "or commit(to=RunStore(other folder)); nothing is lost: this error's `writer` holds the run"
+            )
+            failure.writer = self
+            raise failure from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

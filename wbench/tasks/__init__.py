@@ -47,4 +47,15 @@ def get(task_id: str) -> type[Task]:
     return type(find_task(task_id))
 
 
-__all__ = ["Chars", "DigitDomains", "DigitStreams", "Digits", "Fashion", "LinearTeacher", "Mnist", "all", "find_task", "get"]
+__all__ = [
+    "Chars",
+    "DigitDomains",
+    "DigitStreams",
+    "Digits",
+    "Fashion",
+    "LinearTeacher",
+    "Mnist",
+    "all",
+    "find_task",
+    "get",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,9 +53,36 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": f"{device.type} ({name})",
-        "threads": torch.get_num_threads(),
+        "threads": os.environ.get("WBENCH_THREADS", "1") if device.type == "cpu" else torch.get_num_threads(),
         **packages,
     }
+
+
+@contextmanager
+def threads(device: torch.device) -> Iterator[None]:
+    """Train on a fixed number of threads, as the last bits of a sum depend on it: `$WBENCH_THREADS`, else one.
+
+    One is also what is fastest for the small models of the tasks, and leaves the other cores to other runs.
+
+    Args:
+        device: On anything but a CPU nothing is changed.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        KnobError: If `$WBENCH_THREADS` is not a positive number.
+    """
+    text = os.environ.get("WBENCH_THREADS", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise KnobError(f"WBENCH_THREADS={text!r} is not allowed; allowed: a positive number")
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(int(text))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from wbench.runs import Run, RunStore, RunWriter
 from wbench.splits import Batch, Splits
 from wbench.task import Task
 from wbench.training.bar import OnStep, StepBar
-from wbench.training.device import derive, environment, seeded
+from wbench.training.device import derive, environment, seeded, threads
 from wbench.training.finite import Diverged
 from wbench.training.job import Methods, describe, find
 from wbench.training.loop import fit
@@ -90,7 +90,8 @@ def train(
     begin = time.perf_counter()
     recorder = Recorder(writer, probes=tuple(probes), every=job.every, total_steps=recipe.total_steps, methods=chosen)
     status, reason = "finished", ""
-    with seeded(derive(seed, "training"), place), StepBar(progress, recipe.total_steps, on_step) as tell:
+    bar = StepBar(progress, recipe.total_steps, on_step)
+    with seeded(derive(seed, "training"), place), threads(place), bar as tell:
         recorder.on_step = tell
         try:
             if any(method.overrides("combine") or method.overrides("estimator") for method in chosen):
@@ -109,7 +110,9 @@ def train(
                 raise
             return run
     del model
-    writer.info["state"] = {key: value for key, value in ctx.state.items() if isinstance(value, int | float | str | bool)}
+    writer.info["state"] = {
+        key: value for key, value in ctx.state.items() if isinstance(value, int | float | str | bool)
+    }
     return _commit(writer, recorder, status, reason, begin)
 
 

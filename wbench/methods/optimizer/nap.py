@@ -230,9 +230,7 @@ class NaP(OptimizerMethod):
         )
         follower = consumer
         if norm is None and self.norm != "none" and consumer.kind == "activation":
-            norm = make_norm(self.norm, layer, affine=self.affine_mode != "fixed").to(
-                layer.weight.device, layer.weight.dtype
-            )  # type: ignore[arg-type]
+            norm = make_norm(self.norm, layer, affine=self.affine_mode != "fixed").to(layer.weight)  # type: ignore[call-overload]
             if consumer.slot:
                 model = replace_module(model, consumer.slot, norm)
             else:
@@ -271,11 +269,13 @@ class NaP(OptimizerMethod):
             if layer.weight.grad is None:  # type: ignore[union-attr]
                 continue
             gradient: Tensor = layer.weight.grad  # type: ignore[assignment,union-attr]
-            radius, virtual = layer.nap_radius, layer.nap_virtual_norm
+            radius, virtual = layer._buffers["nap_radius"], layer._buffers["nap_virtual_norm"]
+            if radius is None or virtual is None:
+                continue
             lr = rate if rate is not None else Context.of(ctx).recipe.lr
-            unprojected = gradient.norm() * radius / virtual  # type: ignore[operator]
-            gradient.mul_((radius / virtual).square())  # type: ignore[operator,union-attr]
-            virtual.copy_((virtual.square() + (lr * unprojected).square()).sqrt())  # type: ignore[operator,union-attr]
+            unprojected = gradient.norm() * radius / virtual
+            gradient.mul_((radius / virtual).square())
+            virtual.copy_((virtual.square() + (lr * unprojected).square()).sqrt())
 
     def after_step(self, model: nn.Module, ctx: Context | None = None) -> None:
         if not self.project or (ctx is not None and ctx.step % self.every):
