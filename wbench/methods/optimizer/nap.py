@@ -230,7 +230,7 @@ class NaP(OptimizerMethod):
         )
         follower = consumer
         if norm is None and self.norm != "none" and consumer.kind == "activation":
-            norm = make_norm(self.norm, layer, affine=self.affine_mode != "fixed").to(layer.weight)  # type: ignore[call-overload]
+            norm = make_norm(self.norm, layer, affine=self.affine_mode != "fixed").to(layer.weight)  # type: ignore[arg-type]
             if consumer.slot:
                 model = replace_module(model, consumer.slot, norm)
             else:
