@@ -253,3 +253,13 @@ def test_a_probe_changes_nothing_and_keeps_nothing_of_the_graph() -> None:
     with torch.no_grad():
         model[4].weight.zero_()
     assert float(kept["4"].abs().sum()) > 0
+
+
+def test_layers_are_chosen_as_methods_choose_them():
+    from torch import nn
+
+    from wbench import probes
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.Linear(3, 2))
+    for layers, found in (("0, 2", ["0", "2"]), (("*", "!2"), ["0", "3"]), ("[23]", ["2", "3"])):
+        assert list(probes.spectrum(model, layers=layers)["layer"].unique()) == found

@@ -246,8 +246,4 @@ def _choose(arm: Arm, name: str, seeds: list[int], found: dict[Key, Run]) -> int
 def _metric(run: Run, split: str, metric: str) -> float:
     if run.status != "finished":
         return float("nan")
-    if split == "training":  # the mean over all steps: a measure of speed
-        frame = run.metrics
-        rows = frame[(frame["split"] == "train") & (frame["name"] == metric) & (frame["phase"] != "end")]
-        return float(rows["value"].mean())
     return run.final(metric, split)

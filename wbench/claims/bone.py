@@ -31,11 +31,9 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     Returns:
         Metric to value.
     """
-    frame = run.metrics
-    steps = frame[(frame["split"] == "train") & (frame["name"] == "loss") & (frame["phase"] != "end")]
     return {
         **final_metrics(arm, run, runs),
-        "training_loss": float(steps["value"].mean()),
+        "training_loss": run.final("mean_loss", "train"),
         "trainable": run.final("trainable", "store"),
     }
 

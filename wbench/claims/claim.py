@@ -36,9 +36,8 @@ def final_metrics(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     Returns:
         Metric to value.
     """
-    frame = run.metrics
-    rows = frame[(frame["phase"] == "end") & (frame["split"] == "test")]
-    return {str(name): float(value) for name, value in zip(rows["name"], rows["value"], strict=True)}
+    found = {key.removeprefix("test."): value for key, value in run.summary.items() if key.startswith("test.")}
+    return {name: float("nan") if value is None else value for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,18 @@ class ClaimResult:
         ]
         return pd.DataFrame(rows, columns=["arm", "seed", "metric", "value"])
 
+    def edges(self) -> dict[str, list[str]]:
+        """Return the arms whose chosen value is the smallest or largest of its grid, and of which settings: they may be under-tuned."""
+        found = {}
+        for arm, point in self.points.items():
+            grid = self.claim.arms[arm].grid
+            at_end = [
+                key for key, value in point.items() if len(grid[key]) > 1 and value in {min(grid[key]), max(grid[key])}
+            ]
+            if at_end:
+                found[arm] = at_end
+        return found
+
     def picture_frame(self) -> pd.DataFrame:
         """Return what the arms' runs recorded, for the claim's picture: columns arm, seed, table, and those of the tables."""
         import pandas as pd
@@ -209,6 +220,7 @@ class ClaimResult:
             "seconds": round(self.seconds, 3),
             "verdict": json.loads(self.verdict.to_json()),
             "points": self.points,
+            "at_the_edge_of_the_grid": self.edges(),
             "runs": {arm: [run.id for run in runs] for arm, runs in self.runs.items()},
             "values": frame.where(frame.notna(), None).to_dict("records"),
         }

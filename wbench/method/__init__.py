@@ -1,5 +1,6 @@
 """The contract: `Method`, its stages, knobs, papers and the registry."""
 
+from wbench.globs import matches
 from wbench.knobs import Knob, Knobs, knob
 from wbench.method.adapters import AdaptedLayer, Adapter
 from wbench.method.base import Method, Stage, check_composition
@@ -8,7 +9,7 @@ from wbench.method.layerwise import LayerwiseMethod
 from wbench.method.parametrized import Parametrization, QuantizedLayers
 from wbench.method.records import Merged, Paper
 from wbench.method.registry import get, registry
-from wbench.method.select import matches, replace_module, select, sharers, tied_layers
+from wbench.method.select import replace_module, select, sharers, tied_layers
 from wbench.method.stages import EstimatorMethod, Layer, Objective, OptimizerMethod, Pipeline, Population, Transform
 
 __all__ = [

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from wbench.errors import CompositionError, FitError
+from wbench.globs import matches
 from wbench.knobs import knob
 from wbench.method.base import Stage
 from wbench.method.context import Context
 from wbench.method.layerwise import LINEAR, LayerwiseMethod
-from wbench.method.select import matches, replace_module, tied_layers
+from wbench.method.select import replace_module, tied_layers
 from wbench.recipe import Recipe
 
 

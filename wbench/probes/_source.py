@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from wbench.checkpoints import count_nonfinite, iter_tensors
 from wbench.errors import DataError, KnobError, LayerMatchError, closest
+from wbench.globs import Layers, matches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +21,12 @@ Source = nn.Module | Mapping[str, Tensor] | str | Path
 Named = Iterator[tuple[str, str, Tensor]]
 
 
-def weights(source: Source, layers: str = "*", *, nonfinite: str = "raise", min_dims: int = 0) -> Named:
+def weights(source: Source, layers: Layers = "*", *, nonfinite: str = "raise", min_dims: int = 0) -> Named:
     """Yield floating parameters one at a time; of a parametrised layer the weight that its forward uses.
 
     Args:
         source: A model, weights by name, or the path of a checkpoint (streamed).
-        layers: Glob over layer names.
+        layers: Glob over layer names; several: a tuple, or separated by commas; `!` in front excludes.
         nonfinite: What to do with a tensor that holds NaN or inf: refuse it by name (`raise`), or leave it out (`skip`).
         min_dims: Leave out tensors with fewer dimensions, and empty ones.
 
@@ -46,7 +46,7 @@ def weights(source: Source, layers: str = "*", *, nonfinite: str = "raise", min_
     matched = False
     for layer, parameter, tensor in _all(source, nonfinite):
         seen.add(layer)
-        if not _probed(tensor) or not fnmatch.fnmatchcase(layer, layers):
+        if not _probed(tensor) or not matches(layer, layers):
             continue
         matched = True
         if tensor.ndim < min_dims or (min_dims and not tensor.numel()):
@@ -60,10 +60,11 @@ def weights(source: Source, layers: str = "*", *, nonfinite: str = "raise", min_
         if not bad:
             yield layer, parameter, tensor
     if not matched:
-        raise LayerMatchError(f"layers='{layers}' matches no layer with weights.{closest(layers.strip('*.'), seen)}")
+        pattern = layers if isinstance(layers, str) else ", ".join(layers)
+        raise LayerMatchError(f"layers='{pattern}' matches no layer with weights.{closest(pattern.strip('*.'), seen)}")
 
 
-def matrices(source: Source, layers: str, nonfinite: str) -> Iterator[tuple[str, Tensor]]:
+def matrices(source: Source, layers: Layers, nonfinite: str) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors of two or more dimensions by label.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wbench.errors import DataError, FitError, KnobError
+from wbench.globs import Layers
 from wbench.probes._source import matrices, table
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def snapshot(model: nn.Module, layers: str = "*") -> dict[str, Tensor]:
+def snapshot(model: nn.Module, layers: Layers = "*") -> dict[str, Tensor]:
     """Return copies of the weights that the forward uses, of two or more dimensions.
 
     Args:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wbench.errors import KnobError
+from wbench.globs import Layers
 from wbench.probes._source import Source, label, table, weights
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ COLUMNS = (
 def histogram(
     source: Source,
     *,
-    layers: str = "*",
+    layers: Layers = "*",
     bins: int | Sequence[float] = 101,
     weights_only: bool = True,
     nonfinite: str = "raise",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from wbench.errors import KnobError
+from wbench.globs import Layers
 from wbench.probes._source import Source, matrices, table
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def spectrum(source: Source, *, layers: str = "*", max_values: int = 256, nonfinite: str = "raise") -> pd.DataFrame:
+def spectrum(source: Source, *, layers: Layers = "*", max_values: int = 256, nonfinite: str = "raise") -> pd.DataFrame:
     r"""Return the singular values of each weight as an (out, rest) matrix, largest first.
 
     They are computed in float32 (float64 for float64 weights): values under about 1e-7 of the largest are rounding.

@@ -1,6 +1,6 @@
 """What the report notebooks call, in one place."""
 
-from wbench.reports.claim_cells import checks, claim_figures, per_seed, run_claims, scoreboard, verdict
+from wbench.reports.claim_cells import checks, claim_figures, per_seed, run_claims, save_verdicts, scoreboard, verdict
 from wbench.reports.display import Figure, Html, show, table
 from wbench.reports.run_cells import (
     first_seed,
@@ -29,6 +29,7 @@ __all__ = [
     "provenance",
     "results",
     "run_claims",
+    "save_verdicts",
     "scoreboard",
     "show",
     "table",

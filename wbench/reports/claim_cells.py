@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from wbench import claims
 from wbench.claims import ClaimResult
@@ -26,6 +27,18 @@ def run_claims(method_ids: Iterable[str], scale: str, *, store: RunStore) -> dic
     known = [name for name in method_ids if name in claims.all()]
     with processes() as pool:
         return {name: claims.get(name).run(scale, store=store, executor=pool, progress=True) for name in known}
+
+
+def save_verdicts(results: Mapping[str, ClaimResult], folder: str) -> None:
+    """Write each claim's verdict, with every seed's values and intervals, to `verdict-<id>.json`.
+
+    Args:
+        results: Method id to result.
+        folder: Where to; empty: nowhere.
+    """
+    for name, result in results.items():
+        if folder:
+            (Path(folder) / f"verdict-{name}.json").write_text(result.to_json())
 
 
 def verdict(result: ClaimResult) -> Html:

@@ -92,6 +92,15 @@ class RunWriter:
         """
         self._tensors[check_name(name, "tensors")] = snapshot(tensors)
 
+    def rows(self, split: str, name: str) -> list[dict[str, Any]]:
+        """Return the rows logged so far of one metric.
+
+        Args:
+            split: What it was measured on.
+            name: The metric.
+        """
+        return [row for row in self._rows if row["split"] == split and row["name"] == name]
+
     @property
     def metrics(self) -> pd.DataFrame:
         """What was logged so far."""

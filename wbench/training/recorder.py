@@ -184,7 +184,7 @@ def layer_rates(model: nn.Module, optimizer: torch.optim.Optimizer, layers: set[
     for name, param in model.named_parameters(remove_duplicate=False):
         rate = rates.get(id(param), 0.0)
         for layer in layers:
-            if name.startswith(f"{layer}."):
+            if name == layer or name.startswith(f"{layer}."):
                 found[layer] = max(found[layer], rate)
     return found
 

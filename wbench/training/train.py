@@ -224,6 +224,10 @@ def _finish(model: nn.Module, ctx: Context, writer: RunWriter) -> nn.Module:
 
         frames = [pd.DataFrame({"name": key, "item": range(len(v)), "value": v.numpy()}) for key, v in items.items()]
         writer.table("items", pd.concat(frames, ignore_index=True))
+    losses = [row["value"] for row in writer.rows("train", "loss") if row["phase"] != "end"]
+    if losses:  # the area under the curve over its length: a measure of speed
+        row = {"step": ctx.step, "phase": "end", "split": "train", "name": "mean_loss"}
+        writer.log([{**row, "value": sum(losses) / len(losses)}])
     writer.log(_sizes(ctx, trainable))
     writer.tensors("weights", _state(model))
     return model
