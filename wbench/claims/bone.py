@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BASE = {"optimizer": "adam", "lr": 1e-3, "steps": 400}
 _RECIPE = Recipe(optimizer="adamw", lr=3e-3, batch_size=64, steps=100)
-_RATES = {"lr": (1e-3, 3e-3, 1e-2, 3e-2)}
+_RATES = {"lr": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 
 
 def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:

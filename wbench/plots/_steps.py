@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-MAX_STEPS = 21
+MAX_STEPS = 13
 
 
 def steps_of(frame: pd.DataFrame, limit: int = MAX_STEPS) -> list[int]:
@@ -40,7 +40,7 @@ def at_step(frame: pd.DataFrame, step: int) -> pd.DataFrame:
         return frame
     steps = frame["step"].to_numpy()
     earlier = steps[steps <= step]
-    return frame[frame["step"] == (earlier.max() if len(earlier) else steps.min())]
+    return frame[steps == (earlier.max() if len(earlier) else steps.min())]
 
 
 def with_steps(figure: go.Figure, steps: Sequence[int], traces_at: Callable[[int], list[Any]]) -> go.Figure:
