@@ -135,7 +135,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progre
         with relayed():
             papermill.execute_notebook(  # a failing notebook is written as far as it came
                 str(source), str(target), parameters=dict(parameters), kernel_name="python3", progress_bar=progress,
-                store_widget_state=False, cwd=str(Path.cwd()), autosave_cell_every=0,
+                store_widget_state=False, cwd=str(Path.cwd()), autosave_cell_every=0, request_save_on_cell_execute=False,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
     except PapermillExecutionError as error:
