@@ -136,7 +136,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progre
             papermill.execute_notebook(  # a failing notebook is written as far as it came
                 str(source), str(target), parameters=dict(parameters), kernel_name="python3", progress_bar=progress,
                 store_widget_state=False, cwd=str(Path.cwd()), autosave_cell_every=0, request_save_on_cell_execute=False,
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                extra_arguments=["--IPKernelApp.log_level=40"], shutdown_kernel="immediate",
             )  # fmt: skip
     except PapermillExecutionError as error:
         raise ReportError(
