@@ -158,7 +158,6 @@ class Bone(Adapter):
     topics: ClassVar[tuple[str, ...]] = ("fine-tuning", "low-rank", "adapter")
     fidelity: ClassVar[Literal["paper", "code", "inferred"]] = "code"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64, torch.bfloat16)
-    vectorizes: ClassVar[bool] = True
     picture: ClassVar[str] = "wbench.plots:delta"
 
     r: int = knob(8, 1, 8192, scale="log", slider=(1, 128), doc="Block size, or length of a shard.")

@@ -65,7 +65,6 @@ class LoRA(Adapter):
     )  # fmt: skip
     topics: ClassVar[tuple[str, ...]] = ("fine-tuning", "low-rank", "adapter")
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64, torch.bfloat16)
-    vectorizes: ClassVar[bool] = True
     kind: ClassVar[Literal["method", "baseline"]] = "baseline"
 
     rank: int = knob(4, 1, 8192, scale="log", slider=(1, 128), doc="Rank of the product.")

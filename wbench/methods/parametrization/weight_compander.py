@@ -200,7 +200,6 @@ class WeightCompander(Parametrization):
     topics: ClassVar[tuple[str, ...]] = ("regularization", "reparameterization", "weight distribution")
     fidelity: ClassVar[Literal["paper", "code", "inferred"]] = "inferred"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64, torch.bfloat16)
-    vectorizes: ClassVar[bool] = True
     picture: ClassVar[str] = "wbench.plots:companding"
 
     fn: Literal["arctan", "mulaw", "power_arctan", "identity"] = knob(
