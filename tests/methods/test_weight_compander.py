@@ -139,6 +139,7 @@ def test_a_and_b_have_no_decay_and_their_own_rate(user_model):
     special = next(group for group in groups if "lr_scale" in group)
     assert special["weight_decay"] == 0.0 and special["lr_scale"] == 0.1
     assert all(name.endswith(("log_a", "log_b")) for name in special["names"])
+    assert special["lr"] == pytest.approx(0.1 * groups[0]["lr"]) and groups[0]["weight_decay"] == 0.1
     assert not any("log_" in name for name in groups[0]["names"])
 
 

@@ -139,7 +139,8 @@ class Context:
             model: The prepared model.
 
         Returns:
-            Groups with `params` (trainable, each tensor once), `names` and the options that methods set.
+            Groups with `params` (trainable, each tensor once), `names`, the options that methods set, and the recipe's `lr`
+            (times a group's `lr_scale`) and `weight_decay` where they set none: ready for any torch optimizer.
 
         Raises:
             CompositionError: If two methods claim one parameter.
@@ -161,4 +162,7 @@ class Context:
         rest = [param for param in model.parameters() if id(param) in names and id(param) not in owner]
         if rest:
             groups.insert(0, {"params": rest, "names": [names[id(param)] for param in rest]})
+        for group in groups:
+            group.setdefault("lr", self.recipe.lr * group.get("lr_scale", 1.0))
+            group.setdefault("weight_decay", self.recipe.weight_decay)
         return groups

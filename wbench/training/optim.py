@@ -12,30 +12,11 @@ from wbench.method import Context
 from wbench.recipe import Recipe
 
 
-def resolve_groups(groups: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
-    """Return optimizer groups with the recipe's rate and decay filled in.
-
-    Args:
-        groups: From `Context.groups`; `lr_scale` multiplies the recipe's rate.
-        recipe: The recipe.
-
-    Returns:
-        New dictionaries with `params`, `lr`, `weight_decay` and whatever else was set.
-    """
-    resolved = []
-    for group in groups:
-        options = {key: value for key, value in group.items() if key not in {"lr_scale", "names"}}
-        options.setdefault("lr", recipe.lr * group.get("lr_scale", 1.0))
-        options.setdefault("weight_decay", recipe.weight_decay)
-        resolved.append(options)
-    return resolved
-
-
 def recipe_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimizer that a recipe names.
 
     Args:
-        groups: Parameter groups.
+        groups: From `Context.groups`.
         recipe: The recipe.
 
     Returns:
@@ -46,13 +27,12 @@ def recipe_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.opti
     """
     if not groups:
         raise FitError("no parameter is trainable: every one is frozen (requires_grad=False)")
-    resolved = resolve_groups(groups, recipe)
-    params = [param for group in resolved for param in group["params"]]
+    params = [param for group in groups for param in group["params"]]
     fused = all(param.is_floating_point() and param.device.type in {"cpu", "cuda"} for param in params)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(resolved, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=fused)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(resolved, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=fused)
+    return kind(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=fused)
 
 
 def make_optimizer(model: nn.Module, ctx: Context) -> torch.optim.Optimizer:

@@ -273,9 +273,7 @@ class GaLore(OptimizerMethod):
         special |= {"proj_type": self.proj_type, "state_on_switch": self.state_on_switch}
         groups: list[dict[str, Any]] = []
         for group in context.groups(model):
-            options = {key: value for key, value in group.items() if key not in {"params", "names", "lr_scale"}}
-            options.setdefault("lr", recipe.lr * group.get("lr_scale", 1.0))
-            options.setdefault("weight_decay", recipe.weight_decay)
+            options = {key: value for key, value in group.items() if key not in {"params", "names"}}
             for projected in (True, False):
                 params = [param for param in group["params"] if (id(param) in places) is projected]
                 if params:
