@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wbench.recipe import Phase, Recipe
     from wbench.runs import Run, RunStore
     from wbench.splits import Splits
+    from wbench.study import Arm, Study
     from wbench.task import Task
     from wbench.training import Diverged, restore, train, watch  # type: ignore[no-redef]
 
@@ -41,6 +42,7 @@ _ROOMS = (
     "testing",
 )
 _NAMES = {
+    "Arm": "wbench.study",
     "Context": "wbench.method",
     "Diverged": "wbench.training",
     "Method": "wbench.method",
@@ -50,6 +52,7 @@ _NAMES = {
     "Run": "wbench.runs",
     "RunStore": "wbench.runs",
     "Splits": "wbench.splits",
+    "Study": "wbench.study",
     "Task": "wbench.task",
     "WBenchError": "wbench.errors",
     "knob": "wbench.method",
@@ -59,7 +62,7 @@ _NAMES = {
 }
 
 __all__ = [
-    "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Task", "WBenchError",
+    "Arm", "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Study", "Task", "WBenchError",
     "checkpoints", "claims", "datasets", "knob", "method", "methods", "models", "plots", "probes", "reports", "restore", "tasks", "testing", "train",
     "watch",
 ]  # fmt: skip

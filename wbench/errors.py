@@ -62,6 +62,10 @@ class ClaimError(WBenchError, ValueError):
     """A claim is ill-defined or cannot be evaluated on the values it was given."""
 
 
+class StudyError(WBenchError, ValueError):
+    """A study is ill-defined, or some of its runs failed."""
+
+
 class ReportError(WBenchError, RuntimeError):
     """A notebook failed while a report was made; the partial notebook is kept."""
 

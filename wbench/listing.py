@@ -10,6 +10,8 @@ from wbench.errors import KnobError
 from wbench.method import Method, registry
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wbench.claims import ClaimResult
     from wbench.runs import Run, RunStore
 
@@ -109,14 +111,27 @@ def probe_table(path: str, name: str, layers: str, nonfinite: str, out: str) -> 
     else:
         raise KnobError(f"--probe {name!r} is not allowed; allowed: spectrum, histogram, summary")
     if out:
-        writers: dict[str, Any] = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
-        if Path(out).suffix not in writers:
-            raise KnobError(f"--out {out!r} is not allowed; allowed endings: .parquet, .csv")
-        written(out, lambda file: writers[file.suffix](file, index=False))
+        written_table(out, frame)
     rows = frame[columns].drop_duplicates(columns[:1]).to_dict("records") if len(frame) else []
     return grid(
         columns, [[f"{value:.4g}" if isinstance(value, float) else value for value in row.values()] for row in rows]
     )
+
+
+def written_table(out: str, frame: pd.DataFrame) -> None:
+    """Write a table to the file of `--out`.
+
+    Args:
+        out: As given; .parquet or .csv.
+        frame: The table.
+
+    Raises:
+        KnobError: If the ending is another, or the file cannot be written.
+    """
+    writers: dict[str, Any] = {".parquet": frame.to_parquet, ".csv": frame.to_csv}
+    if Path(out).suffix not in writers:
+        raise KnobError(f"--out {out!r} is not allowed; allowed endings: .parquet, .csv")
+    written(out, lambda file: writers[file.suffix](file, index=False))
 
 
 def written(out: str, write: Callable[[Path], object]) -> None:
@@ -174,6 +189,38 @@ def runs_table(store: RunStore) -> str:
         metric = ", ".join(f"{key[5:]}={value:.4g}" for key, value in shown.items())
         rows.append((run.id, run.label, run.seed, run.status, metric))
     return grid(["id", "what", "seed", "status", "test metrics"], rows) if rows else f"no runs in {store.root}"
+
+
+def study_text(frame: pd.DataFrame) -> str:
+    """Return the runs of a study as text: one row a setting, with mean and spread over the seeds, and what failed.
+
+    Args:
+        frame: From `Study.frame`.
+
+    Returns:
+        Lines.
+    """
+    columns = list(frame.columns)
+    settings = columns[: columns.index("seed")]
+    metrics = [name for name in columns if name in {"metric.test.accuracy", "metric.test.loss"}]
+    rows = []
+    for values, group in frame.groupby(settings, sort=False, dropna=False):
+        shown = ["" if value != value else str(value) for value in values]
+        counts = group["status"].value_counts()
+        row = [*shown, ", ".join(f"{count} {status}" for status, count in counts.items())]
+        for name in metrics:
+            known = group.loc[group["status"] == "finished", name].dropna()
+            spread = f" +- {known.std():.2g}" if len(known) > 1 else ""
+            row.append(f"{known.mean():.4g}{spread}" if len(known) else "")
+        rows.append(tuple(row))
+    lines = [grid([*settings, "runs", *(name.removeprefix("metric.") for name in metrics)], rows)]
+    if metrics:
+        lines.append("+-: standard deviation over seeds")
+    failed = frame[frame["status"].isin(["failed", "diverged"])]
+    for _, item in failed.iterrows():
+        where = ", ".join(f"{name}={item[name]}" for name in settings[1:] if item[name] == item[name])
+        lines.append(f"{item['status']}: {item['arm']}, {where + ', ' if where else ''}seed={item['seed']}: {item['reason']}")
+    return "\n".join(lines)
 
 
 def claim_text(result: ClaimResult) -> str:

@@ -62,6 +62,19 @@ class Recipe(Knobs):
         """Optimizer steps over all phases."""
         return sum(phase.steps for phase in self.plan)
 
+    def horizon(self, index: int) -> int:
+        """Return the steps of the schedule that starts with a phase: until the next phase that starts anew.
+
+        Args:
+            index: Position of the phase in the plan.
+        """
+        total = 0
+        for place, phase in enumerate(self.plan[index:]):
+            if place and not phase.carry:
+                break
+            total += phase.steps
+        return total
+
     def lr_factor(self, step: int, total: int) -> float:
         """Return the learning rate at a step as a share of the peak.
 

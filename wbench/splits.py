@@ -80,11 +80,21 @@ class TensorSplit(Split):
         if batch_size >= count:
             while True:
                 yield self.tensors
+        for index in self.indices(batch_size, rng):
+            yield tuple(tensor[index] for tensor in self.tensors)
+
+    def indices(self, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Yield for ever which samples `batches` takes: each epoch in a new order, the incomplete last batch left out.
+
+        Args:
+            batch_size: Samples per batch; at most as many as there are.
+            rng: CPU generator that decides the order.
+        """
+        count = len(self)
         while True:
             order = torch.randperm(count, generator=rng)
             for start in range(0, count - batch_size + 1, batch_size):
-                index = order[start : start + batch_size]
-                yield tuple(tensor[index] for tensor in self.tensors)
+                yield order[start : start + batch_size]
 
     def sequential(self, batch_size: int) -> Iterator[Batch]:
         for start in range(0, len(self), batch_size):

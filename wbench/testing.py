@@ -20,11 +20,14 @@ from wbench.method import Context, Method, check_composition
 from wbench.recipe import Recipe
 from wbench.splits import Batch, Splits, TensorSplit
 from wbench.task import Task
+from wbench.training.agreement import disagreement
 from wbench.training.finite import Diverged
 from wbench.training.loop import fit
 from wbench.training.recorder import Recorder
+from wbench.training.stack import CannotVectorizeError
 
 STEPS = 6
+POPULATION_STEPS = 50
 TRAINED_STAGES = {"parametrization", "optimizer", "adapter", "transform", "layer", "objective", "pipeline"}
 
 
@@ -83,7 +86,7 @@ def check_method(
     subject = _Subject(cls, method or cls(), model or small_model, batch or small_batch())
     parts = [_identity, _fields]
     if cls.stage in TRAINED_STAGES:
-        parts += [_result, _dtypes, _round_trip, _deep_copy, _deterministic, _owners, _null]
+        parts += [_result, _dtypes, _round_trip, _deep_copy, _deterministic, _owners, _null, _vectorized]
     done = []
     for part in parts:
         part(subject)
@@ -271,6 +274,20 @@ def _owners(subject: _Subject) -> None:
     names = [name for name, _ in model.named_parameters()]
     every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     _require(len(names) == len(every), subject, f"a tensor has two owners: {sorted(set(every) - set(names))}")
+
+
+def _vectorized(subject: _Subject) -> None:
+    if not subject.cls.vectorizes:
+        return
+    task = Task.from_arrays(*subject.batch, model=subject.model, test=(subject.batch[0], subject.batch[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            apart = disagreement(task, subject.method, subject.recipe.replace(steps=POPULATION_STEPS, batch_size=16))
+        except CannotVectorizeError as error:
+            raise ContractError(f"{subject.cls.__name__}: vectorizes=True, but {error}") from None
+    what = f"vectorizes=True, but the vectorised step is {apart:.1e} apart from the plain loop after {POPULATION_STEPS} steps"
+    _require(apart <= 1e-5, subject, what)
 
 
 def _null(subject: _Subject) -> None:

@@ -6,12 +6,12 @@ import functools
 import importlib
 import pkgutil
 
-from wbench.claims.arms import Arm
 from wbench.claims.checks import Check, CheckResult
 from wbench.claims.claim import Claim, ClaimResult
 from wbench.claims.verdict import Verdict, judge
 from wbench.errors import UnknownNameError, closest
 from wbench.method import registry
+from wbench.study import Arm
 
 
 @functools.cache

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from wbench.claims.arms import Arm
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods import Bone, LoRA, PiSSA
 from wbench.recipe import Recipe
+from wbench.study import Arm
 from wbench.tasks import DigitDomains
 
 if TYPE_CHECKING:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from wbench.claims.arms import Arm, run_arms
 from wbench.claims.verdict import Check, Verdict, judge
 from wbench.errors import ClaimError
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
+from wbench.study import Arm, ArmRuns, Runner, run_arms
+from wbench.study.runner import Pool
+from wbench.study.show import bar
 from wbench.task import Task
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Claim:
         seeds: int | Sequence[int] | None = None,
         store: RunStore | None = None,
         workers: int | None = None,
-        executor: Callable[[], Executor] | Executor | None = None,
+        executor: Pool | None = None,
         device: str = "auto",
         progress: bool = False,
     ) -> ClaimResult:
@@ -111,7 +111,7 @@ class Claim:
             The result with its verdict.
 
         Raises:
-            ClaimError: If the scale or the seeds are not allowed.
+            ClaimError: If the scale or the seeds are not allowed, or a run failed; what has finished is kept.
         """
         if scale not in self.recipes:
             raise ClaimError(f"claim {self.id}: scale='{scale}' is not allowed; allowed: {', '.join(self.recipes)}")
@@ -122,18 +122,28 @@ class Claim:
                 f"claim {self.id}: seeds={chosen} is not allowed; allowed: a positive number, or distinct seeds >= 0"
             )
         store, begin = store or RunStore(), time.perf_counter()
-        count = workers or os.cpu_count() or 1
-        pool = executor or ((lambda: processes(count)) if count > 1 else None)
         arms = self.arms
         if scale == "smoke":
             arms = {name: replace(arm, recipe={**arm.recipe, **arm.at_smoke}) for name, arm in arms.items()}
-        with _Bar(progress, self.id) as told:
-            runs, points = run_arms(
-                arms, self.task, self.recipes[scale], numbers, store, device=device, pool=pool, told=told
-            )
+        total = sum(len(arm.points()) for arm in arms.values()) * len(numbers)
+        with (
+            bar(progress, self.id) as told,
+            Runner(store, executor=executor, workers=workers, total=total, told=told) as runner,
+        ):
+            found = run_arms(arms, self.task, self.recipes[scale], numbers, runner.run, device=device)
+        self._complete(found)
+        runs = found.at_chosen()
+        points = {name: arms[name].points()[index] for name, index in found.chosen.items()}
         values = self._values(runs, numbers)
         verdict = judge(values, self.checks, method=self.method, control=self.control)
         return ClaimResult(self, scale, numbers, values, verdict, runs, points, time.perf_counter() - begin)
+
+    def _complete(self, found: ArmRuns) -> None:
+        if found.outcome.failures:
+            (arm, _, seed), reason = next(iter(found.outcome.failures.items()))
+            raise ClaimError(
+                f"claim {self.id}: {len(found.outcome.failures)} run(s) failed, the first of arm '{arm}' with seed {seed}: {reason}"
+            )
 
     def _values(self, runs: Mapping[str, list[Run]], seeds: list[int]) -> dict[str, dict[str, np.ndarray]]:
         import numpy as np
@@ -228,39 +238,3 @@ class ClaimResult:
 
     def _repr_html_(self) -> str:
         return str(self.verdict.frame().to_html(escape=True, index=False, float_format="{:.4g}".format))
-
-
-def processes(workers: int | None = None) -> Executor:
-    """Return a pool of processes in which runs train.
-
-    Args:
-        workers: How many; default one a core.
-
-    Returns:
-        A `ProcessPoolExecutor`; its processes start with the first run.
-    """
-    import multiprocessing
-
-    return ProcessPoolExecutor(workers or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
-
-
-class _Bar:
-    def __init__(self, show: bool, name: str) -> None:
-        self.show, self.name, self.bar = show, name, None
-
-    def __enter__(self) -> Callable[[int, int], None] | None:
-        if not self.show:
-            return None
-        from wbench.progress import bar
-
-        self.bar = bar(desc=self.name, unit="run", leave=False)
-        return self._tell
-
-    def _tell(self, done: int, total: int) -> None:
-        if self.bar is not None:
-            self.bar.total = total
-            self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()

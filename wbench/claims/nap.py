@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbench.claims.arms import Arm
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods import LayerNormOnly, NaP
+from wbench.study import Arm
 from wbench.tasks import Digits, DigitStreams
 from wbench.tasks.digit_streams import stream
 

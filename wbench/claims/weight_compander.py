@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbench.claims.arms import Arm
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods import WeightCompander
 from wbench.recipe import Recipe
+from wbench.study import Arm
 from wbench.tasks import Digits
 
 if TYPE_CHECKING:

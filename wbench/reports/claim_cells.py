@@ -8,9 +8,9 @@ from pathlib import Path
 
 from wbench import claims
 from wbench.claims import ClaimResult
-from wbench.claims.claim import processes
 from wbench.reports.display import Figure, Html, resolve, table
 from wbench.runs import RunStore
+from wbench.study.pool import Processes
 
 
 def run_claims(method_ids: Iterable[str], scale: str, *, store: RunStore) -> dict[str, ClaimResult]:
@@ -25,7 +25,7 @@ def run_claims(method_ids: Iterable[str], scale: str, *, store: RunStore) -> dic
         Method id to result.
     """
     known = [name for name in method_ids if name in claims.all()]
-    with processes() as pool:
+    with Processes() as pool:
         return {name: claims.get(name).run(scale, store=store, executor=pool, progress=True) for name in known}
 
 

@@ -6,11 +6,12 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from wbench.claims.arms import Arm, run_arms
-from wbench.claims.claim import processes
+from wbench.errors import ReportError
 from wbench.method import Method
 from wbench.reports.display import Figure, Html, resolve, table
 from wbench.runs import Run, RunStore
+from wbench.study import Arm, Runner, run_arms
+from wbench.study.show import bar
 from wbench.tasks import find_task
 from wbench.training import PROBES, restore, task_of
 from wbench.training.device import derive
@@ -164,14 +165,20 @@ def train_beside_baseline(
 
     Returns:
         `baseline` and each method's id to runs, one a seed.
+
+    Raises:
+        ReportError: If runs failed; says which and why.
     """
     found = find_task(task)
     arms = {"baseline": Arm(probes=PROBES)}
     for method in methods:
         arms[method.id] = Arm((method,), start="baseline" if method.stage == "adapter" else None, probes=PROBES)
-    with processes() as pool:
-        runs, _ = run_arms(arms, found, found.recipe(scale), range(seeds), store, pool=pool, bars=True)
-    return {name: runs[name] for name in arms}
+    with bar(True, task) as told, Runner(store, total=len(arms) * seeds, told=told) as runner:
+        trained = run_arms(arms, found, found.recipe(scale), range(seeds), runner.run)
+    if trained.outcome.failures:
+        (arm, _, seed), reason = next(iter(trained.outcome.failures.items()))
+        raise ReportError(f"{len(trained.outcome.failures)} run(s) failed, the first of {arm} with seed {seed}: {reason}")
+    return trained.at_chosen()
 
 
 def first_seed(runs: Mapping[str, list[Run]], probe: str) -> pd.DataFrame:

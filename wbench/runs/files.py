@@ -193,12 +193,25 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def same(path: Path, checksum: str | None) -> bool:
+    """Return whether a file is what was written.
+
+    Args:
+        path: File.
+        checksum: What it was written with; `None` where that was not kept.
+
+    Returns:
+        Whether it is, as far as is known.
+    """
+    return checksum is None or _sha256(path) == checksum
+
+
 def _verify(path: Path, checksum: str | None) -> None:
     try:
-        same = checksum is None or _sha256(path) == checksum
+        whole = same(path, checksum)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}; {REMEDY}") from error
-    if not same:
+    if not whole:
         raise RunError(f"{path} is damaged: its content is not what was written; {REMEDY}")
 
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import html
-import json
 import os
 import uuid
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbench.errors import RunError, closest
 from wbench.runs.files import check_name, read_frame, read_tensors, sync, write_frame
-from wbench.runs.spec import run_id
+from wbench.runs.record import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-FORMAT = 1
-STATUSES = ("finished", "diverged", "stopped", "failed")
 DERIVED = "derived"
-FIELDS = {
-    "format": int, "id": str, "spec": dict, "info": dict, "status": str, "reason": str, "summary": dict, "files": dict,
-    "created": float,
-}  # fmt: skip
 
 
 class Run:
@@ -36,7 +30,7 @@ class Run:
 
     Attributes:
         id: Hash of what determines the run; also the directory's name.
-        path: The directory.
+        path: The directory; of a run at a URL, the local folder into which its files are fetched when asked for.
         spec: What determines the run: task, methods with every field, recipe, seed, code.
         info: What is known besides: versions, device, data checksums, timings.
         status: `finished`, `diverged`, `stopped` or `failed`.
@@ -48,8 +42,10 @@ class Run:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-        record = _read_record(self.path)
+        self._open(Path(path), read_record(path))
+
+    def _open(self, path: Path, record: Mapping[str, Any]) -> None:
+        self.path = path
         self.id: str = record["id"]
         self.spec: dict[str, Any] = record["spec"]
         self.info: dict[str, Any] = record["info"]
@@ -85,13 +81,39 @@ class Run:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """Every logged number: columns step, phase, split, name, value."""
-        return read_frame(self.path / "metrics.parquet", self._checksums.get("metrics.parquet"))
+        return read_frame(self._file("metrics.parquet"), self._checksums.get("metrics.parquet"))
 
     @property
     def probes(self) -> list[str]:
         """Names of the recorded tables."""
-        later = [path.stem for path in sorted((self.path / DERIVED).glob("[!.]*.parquet"))]
-        return list(dict.fromkeys([*self._own(".parquet"), *later]))
+        return list(dict.fromkeys([*self._own(".parquet"), *self._later()]))
+
+    # where the files lie: what a run kept at a URL does differently
+
+    def _file(self, name: str) -> Path:
+        return self.path / name
+
+    def _later(self) -> list[str]:
+        return [path.stem for path in sorted((self.path / DERIVED).glob("[!.]*.parquet"))]
+
+    def _later_file(self, name: str) -> Path:
+        return self.path / DERIVED / f"{name}.parquet"
+
+    def _keep_later(self, name: str, frame: pd.DataFrame) -> None:
+        folder = self.path / DERIVED
+        temporary = folder / f".{name}-{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(exist_ok=True)
+            write_frame(temporary, frame, name)
+            os.replace(temporary, folder / f"{name}.parquet")
+            sync(folder)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    @property
+    def _place(self) -> str:
+        return str(self.path)
 
     def _own(self, suffix: str) -> list[str]:
         return [
@@ -111,9 +133,9 @@ class Run:
             RunError: If the run has no such table; lists those it has.
         """
         if name in self._own(".parquet"):
-            return read_frame(self.path / f"{name}.parquet", self._checksums.get(f"{name}.parquet"))
+            return read_frame(self._file(f"{name}.parquet"), self._checksums.get(f"{name}.parquet"))
         if name in self.probes:
-            return read_frame(self.path / DERIVED / f"{name}.parquet")
+            return read_frame(self._later_file(name))
         raise RunError(f"run {self.id} has no table '{name}'.{closest(name, self.probes)}")
 
     def tensors(self, name: str = "weights") -> dict[str, Tensor]:
@@ -133,7 +155,7 @@ class Run:
             raise RunError(
                 f"run {self.id} ({self.status}) kept no tensors '{name}'; it has: {', '.join(kept) or 'none'}"
             )
-        return read_tensors(self.path / file, self._checksums.get(file))
+        return read_tensors(self._file(file), self._checksums.get(file))
 
     def final(self, name: str, split: str = "test") -> float:
         """Return the last value of a metric.
@@ -166,20 +188,12 @@ class Run:
         """
         if check_name(name, "table") in self._own(".parquet"):
             raise RunError(f"run {self.id} recorded '{name}' itself, which is never replaced; choose another name")
-        folder = self.path / DERIVED
-        temporary = folder / f".{name}-{uuid.uuid4().hex}"
         try:
-            folder.mkdir(exist_ok=True)
-            write_frame(temporary, frame, name)
-            os.replace(temporary, folder / f"{name}.parquet")
-            sync(folder)
+            self._keep_later(name, frame)
         except OSError as error:
             raise RunError(
-                f"'{name}' cannot be kept in {folder}: {error.strerror or error}; free space or choose another store"
+                f"'{name}' cannot be kept in {self._place}: {error.strerror or error}; free space or choose another store"
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k}={v:.4g}" for k, v in self.summary.items() if v is not None and k.startswith("test."))
@@ -198,36 +212,6 @@ class Run:
             f"<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items()
         )
         return f"<table>{cells}</table>"
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    file = path / "run.json"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path} is no run: run.json is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
-    if not isinstance(record, dict) or not FIELDS.keys() <= record.keys():
-        lacking = FIELDS.keys() - set(record) if isinstance(record, dict) else FIELDS
-        raise RunError(f"{file} is damaged: it lacks {', '.join(sorted(lacking))}")
-    wrong = [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]
-    if wrong:
-        raise RunError(f"{file} is damaged: {', '.join(wrong)} cannot be read")
-    if record["format"] != FORMAT:
-        raise RunError(f"{file} is of format {record['format']}; this version reads {FORMAT}")
-    if record["status"] not in STATUSES:
-        raise RunError(f"{file} was changed: status={record['status']!r} is none of {', '.join(STATUSES)}")
-    if run_id(record["spec"]) != record["id"]:
-        raise RunError(f"{file} was changed: its id does not match what it says determines it")
-    for name, size in record["files"].items():
-        try:
-            actual = (path / name).stat().st_size
-        except OSError:
-            raise RunError(f"{path} is damaged: {name} is missing") from None
-        if actual != size:
-            raise RunError(f"{path} is damaged: {name} has {actual} bytes instead of {size}")
-    return record
 
 
 def _id_of(entry: Any) -> str:

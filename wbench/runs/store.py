@@ -1,16 +1,16 @@
-"""A folder of runs."""
+"""A store of runs: a local folder, or a URL."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbench.errors import RunError, closest
+from wbench.runs.local import LocalPlace
+from wbench.runs.place import DAY, Place, Unreachable
 from wbench.runs.run import Run
 from wbench.runs.writer import RunWriter
 
@@ -19,21 +19,64 @@ if TYPE_CHECKING:
 
 
 class RunStore:
-    """A folder of run directories; each is whole or absent.
+    """A folder of runs; each is whole or absent.
+
+    Usage:
+        RunStore("runs")                  # a local folder
+        RunStore("s3://bucket/runs")      # any fsspec URL: s3, gs, az, memory, ...
+
+    Access to a URL (keys, endpoint, region) is read by fsspec and the protocol's package from their own configuration
+    and environment, e.g. `AWS_ACCESS_KEY_ID` and `FSSPEC_S3_ENDPOINT_URL`.
 
     Args:
-        root: The folder; default `$WBENCH_HOME/runs`, else `./.wbench/runs`. Made when first written.
+        root: The folder or URL; default `$WBENCH_HOME/runs`, else `./.wbench/runs`. Made when first written.
+
+    Attributes:
+        place: What reads and writes there.
+
+    Raises:
+        RunError: If a URL has a protocol that fsspec does not know, or no folder.
+        MissingPackageError: If the protocol's package is not installed.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
-        home = os.environ.get("WBENCH_HOME") or ".wbench"
-        self.root = Path(root) if root is not None else Path(home) / "runs"
+        if root is None:
+            root = Path(os.environ.get("WBENCH_HOME") or ".wbench") / "runs"
+        self.place = _place(root)
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def __repr__(self) -> str:
+        return f"RunStore({str(self)!r})"
+
+    def __reduce__(self) -> tuple[type[RunStore], tuple[str]]:
+        return RunStore, (self.url,)
+
+    @property
+    def url(self) -> str:
+        """Absolute path or URL, from which another process opens the same store; `str(store)` is what to show."""
+        return self.place.url
+
+    @property
+    def root(self) -> Path:
+        """The local folder.
+
+        Raises:
+            RunError: If the store lies at a URL.
+        """
+        if not isinstance(self.place, LocalPlace):
+            raise RunError(f"the store {self} is no local folder; use its `url`, or a run's `path`")
+        return self.place.root
 
     def path(self, run_id: str) -> Path:
-        """Return where a run lies or would lie.
+        """Return where a run lies or would lie in a local folder.
 
         Args:
             run_id: The run's id.
+
+        Returns:
+            The run's directory.
         """
         return self.root / run_id
 
@@ -42,9 +85,17 @@ class RunStore:
 
         Args:
             run_id: The run's id.
+
+        Returns:
+            The run, or `None`.
+
+        Raises:
+            Unreachable: If a URL does not answer, so that nothing is known.
         """
         try:
-            return _open(self.path(run_id))
+            return self.place.open(run_id)
+        except Unreachable:
+            raise
         except RunError:
             return None
 
@@ -60,43 +111,42 @@ class RunStore:
         Raises:
             RunError: If there is none (names the closest), several, or it is damaged.
         """
-        ids = [path.name for path in self._folders()]
+        ids = self.place.names()
         found = [name for name in ids if name.startswith(prefix)] if prefix else []
         if prefix in found:
             found = [prefix]
         if len(found) > 1:
             raise RunError(f"'{prefix}' is the start of {len(found)} runs: {', '.join(found[:5])}; give more of the id")
         if not found:
-            raise RunError(f"no run '{prefix}' in {self.root}.{closest(prefix, ids)}")
-        return _open(self.path(found[0]))
+            raise RunError(f"no run '{prefix}' in {self}.{closest(prefix, ids)}")
+        return self.place.open(found[0])
 
     def runs(self) -> list[Run]:
         """Return every whole run, newest first; damaged ones are named in one warning and left out."""
-        found, damaged = self._scan()
+        found, damaged = self.place.scan()
         if damaged:
             named = "; ".join(reason for _, reason in damaged[:5])
             warnings.warn(f"{len(damaged)} damaged run(s) are left out: {named}", stacklevel=2)
         return sorted(found, key=lambda run: (-run.created, run.id))
 
-    def damaged(self) -> list[tuple[Path, str]]:
-        """Return directories that are no whole run, each with what is wrong."""
-        return self._scan()[1]
+    def finished(self, ids: Iterable[str]) -> dict[str, Run]:
+        """Return those runs that are whole, and finished or diverged: what a study need not train again.
 
-    def _folders(self) -> list[Path]:
-        if not self.root.is_dir():
-            return []
-        return sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        Args:
+            ids: Whole ids.
 
-    def _scan(self) -> tuple[list[Run], list[tuple[Path, str]]]:
-        found: list[Run] = []
-        damaged: list[tuple[Path, str]] = []
-        for path in self._folders():
-            try:
-                found.append(_open(path))
-            except RunError as error:
-                if path.exists():  # else another process deleted it meanwhile
-                    damaged.append((path, str(error)))
-        return found, damaged
+        Returns:
+            Id to run, in the order asked for.
+
+        Raises:
+            Unreachable: If a URL does not answer, so that nothing is known.
+        """
+        return self.place.finished(ids)
+
+    def damaged(self) -> list[tuple[Path | str, str]]:
+        """Return what is no whole run, each with what is wrong: directories, or addresses at a URL."""
+        local = isinstance(self.place, LocalPlace)
+        return [(Path(where) if local else where, reason) for where, reason in self.place.scan()[1]]
 
     def delete(self, prefix: str) -> str:
         """Delete a run, whole or damaged: it is gone at once, then its files are removed.
@@ -110,18 +160,11 @@ class RunStore:
         Raises:
             RunError: If there is none, several, or the folder cannot be written.
         """
-        folder = self.path(prefix)
-        if not prefix or prefix.startswith(".") or Path(prefix).name != prefix or not folder.is_dir():
-            folder = self.get(prefix).path
-        aside = self.root / f".old-{folder.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            os.rename(folder, aside)
-        except OSError as error:
-            raise RunError(
-                f"run {folder.name} cannot be deleted from {self.root}: {error.strerror or error}"
-            ) from error
-        shutil.rmtree(aside, ignore_errors=True)
-        return folder.name
+        if prefix and self.place.delete(prefix):
+            return prefix
+        found = self.get(prefix).id
+        self.place.delete(found)
+        return found
 
     def writer(self, spec: Mapping[str, Any], info: Mapping[str, Any] | None = None) -> RunWriter:
         """Begin a run.
@@ -144,31 +187,24 @@ class RunStore:
         Raises:
             RunError: If it cannot; names the folder and the cause.
         """
-        probe = self.root / f".probe-{uuid.uuid4().hex}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise RunError(
-                f"runs cannot be kept in {self.root}: {error.strerror or error}; choose a writable folder: "
-                "RunStore(folder), --store folder, or WBENCH_HOME=folder"
-            ) from error
+        self.place.check_writable()
 
-    def sweep(self) -> list[str]:
-        """Remove what processes that no longer live on this machine have left half-written or half-deleted.
+    def sweep(self, older_than: float = DAY) -> list[str]:
+        """Remove what dead processes have left half-written or half-deleted; never touches a whole run.
+
+        Args:
+            older_than: Seconds for which the leftovers of processes that cannot be seen from here are left alone, as they
+                may be at work: those of other machines, and all at a URL. Those of dead processes of this machine go at once.
 
         Returns:
-            Names of the removed folders.
+            Names of what was removed.
+
+        Raises:
+            RunError: If `older_than` is negative, or a URL cannot be written.
         """
-        removed = []
-        for path in self.root.glob(".*") if self.root.is_dir() else []:
-            parts = path.name.rsplit("-", 2)
-            ours = path.name.startswith((".tmp-", ".old-")) and len(parts) == 3 and parts[1].isdigit()
-            if ours and path.is_dir() and not _alive(int(parts[1])):
-                shutil.rmtree(path, ignore_errors=True)
-                removed.append(path.name)
-        return removed
+        if not older_than >= 0:
+            raise RunError(f"older_than={older_than!r} is not allowed; allowed: seconds, 0 or more")
+        return self.place.sweep(older_than)
 
     def frame(self) -> pd.DataFrame:
         """Return one row a whole run, newest first.
@@ -184,7 +220,7 @@ class RunStore:
             timings = run.info.get("timings")
             row = {
                 "id": run.id,
-                "created": pd.Timestamp(run.created, unit="s"),
+                "created": run.created,
                 "task": run.task,
                 "methods": " + ".join(run.methods) or "baseline",
                 "seed": run.seed,
@@ -193,7 +229,9 @@ class RunStore:
                 "seconds": timings.get("seconds") if isinstance(timings, dict) else None,
             }
             rows.append(row | {f"metric.{name}": value for name, value in run.summary.items()})
-        return pd.DataFrame(rows, columns=list(dict.fromkeys([*known, *(key for row in rows for key in row)])))
+        frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*known, *(key for row in rows for key in row)])))
+        frame["created"] = pd.to_datetime(frame["created"], unit="s", errors="coerce")
+        return frame
 
     def compare(self, ids: Iterable[str]) -> pd.DataFrame:
         """Return the settings in which runs differ, and their final metrics.
@@ -210,38 +248,49 @@ class RunStore:
         import pandas as pd
 
         runs = [self.get(name) for name in ids]
-        flat = {run.id: _flatten(run.spec) | {f"metric.{k}": v for k, v in run.summary.items()} for run in runs}
+        flat = {run.id: flatten(run.spec) | {f"metric.{k}": v for k, v in run.summary.items()} for run in runs}
         keys = dict.fromkeys(key for values in flat.values() for key in values)
         table = {key: [values.get(key) for values in flat.values()] for key in keys}
         differ = {key: row for key, row in table.items() if len({repr(value) for value in row}) > 1}
         return pd.DataFrame.from_dict(differ, orient="index", columns=list(flat), dtype=object)
 
 
-def _open(path: Path) -> Run:
-    run = Run(path)
-    if run.id != path.name:
-        raise RunError(f"{path} holds run {run.id}; rename the folder to that, or delete it")
-    return run
+def _place(root: str | Path) -> Place:
+    text = str(root)
+    for local in ("file://", "local://"):
+        if text.startswith(local):
+            return LocalPlace(Path(text.removeprefix(local)))
+    if isinstance(root, Path) or "://" not in text:
+        return LocalPlace(Path(root))
+    from wbench.runs.remote import RemotePlace
+
+    return RemotePlace(text)
 
 
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        parts = [(f"{path}.{key}" if path else str(key), part) for key, part in value.items()]
-    elif isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Return nested settings, as read from JSON, as one level: the keys of a place joined by dots, entries of a list by their id.
+
+    Args:
+        value: Maps, lists of maps, and leaves.
+        path: Where the value stands.
+
+    Returns:
+        Place to leaf.
+    """
+    found: dict[str, Any] = {}
+    _flatten_into(found, value, path)
+    return found
+
+
+def _flatten_into(found: dict[str, Any], value: Any, path: str) -> None:
+    start = f"{path}." if path else ""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _flatten_into(found, part, f"{start}{key}")
+    elif isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         names = [str(part.get("id", part.get("name", index))) for index, part in enumerate(value)]
-        again = [names[:index].count(name) for index, name in enumerate(names)]
-        keys = [f"{name}[{count}]" if count else name for name, count in zip(names, again, strict=True)]
-        parts = [(f"{path}.{key}", part) for key, part in zip(keys, value, strict=True)]
+        for index, (name, part) in enumerate(zip(names, value, strict=True)):
+            again = names[:index].count(name)
+            _flatten_into(found, part, f"{start}{name}[{again}]" if again else f"{start}{name}")
     else:
-        return {path: value}
-    return {key: found for name, part in parts for key, found in _flatten(part, name).items()}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        found[path] = value

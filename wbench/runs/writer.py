@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wbench.errors import RunError, closest
 from wbench.runs.files import Snapshot, check_name, checksums, snapshot, sync, write_frame, write_json, write_tensors
-from wbench.runs.run import FORMAT, STATUSES, Run
+from wbench.runs.record import FORMAT, KEPT, STATUSES
+from wbench.runs.run import Run
 from wbench.runs.spec import canonical, run_id
 
 if TYPE_CHECKING:
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from wbench.runs.store import RunStore
 
 COLUMNS = ["step", "phase", "split", "name", "value"]
-KEPT = STATUSES[:2]
 REMEDY = {errno.ENOSPC: "free space", errno.EROFS: "choose a writable folder", errno.EACCES: "choose a writable folder"}
 
 
@@ -150,27 +146,18 @@ class RunWriter:
         """
         if status not in STATUSES:
             raise RunError(f"status={status!r} is not allowed; allowed: {', '.join(STATUSES)}")
-        store = to or self.store
+        place = (to or self.store).place
         self.info.update(info or {})
-        temporary = store.root / f".tmp-{self.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            store.root.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            self._write(temporary, status, reason)
-            self._place(temporary, store)
+            return place.commit(self.id, lambda folder: self._write(folder, status, reason), status in KEPT)
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             what = REMEDY.get(error.errno or 0, "choose another folder")
             failure = RunError(
-                f"run {self.id} cannot be written to {store.root}: {error.strerror or error}; {what} and commit again, "
+                f"run {self.id} cannot be written to {place}: {error.strerror or error}; {what} and commit again, "
                 "or commit(to=RunStore(other folder)); nothing is lost: this error's `writer` holds the run"
             )
             failure.writer = self
             raise failure from error
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        return Run(store.path(self.id))
 
     def _write(self, folder: Path, status: str, reason: str) -> None:
         metrics = self.metrics
@@ -184,7 +171,7 @@ class RunWriter:
         record = {
             "format": FORMAT,
             "id": self.id,
-            "created": time.time(),
+            "created": float(time.time()),
             "status": status,
             "reason": reason,
             "summary": {
@@ -198,30 +185,6 @@ class RunWriter:
         write_json(folder / "run.json", record)
         sync(folder)
 
-    def _place(self, temporary: Path, store: RunStore) -> None:
-        target = store.path(self.id)
-        for _ in range(8):
-            if _kept(target):
-                shutil.rmtree(temporary)
-                return
-            aside = store.root / f".old-{self.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(target, aside)
-            if _kept(aside):  # another process put it there since we looked
-                _put_back(aside, target)
-                continue
-            try:
-                os.rename(temporary, target)
-            except OSError as error:
-                _put_back(aside, target)
-                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
-                    raise
-                continue
-            shutil.rmtree(aside, ignore_errors=True)
-            sync(store.root)
-            return
-        raise OSError(errno.EBUSY, "other processes keep writing the same run")
-
     def abort(self) -> None:
         """Forget what was collected; nothing is written before `commit`."""
         self._rows.clear()
@@ -234,18 +197,3 @@ class RunWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self.abort()
-
-
-def _kept(folder: Path) -> bool:
-    # whether a whole run lies there that is not to be replaced
-    try:
-        return Run(folder).status in KEPT
-    except RunError:
-        return False
-
-
-def _put_back(aside: Path, target: Path) -> None:
-    # undo a move aside, unless another process has filled the place
-    with contextlib.suppress(OSError):
-        os.rename(aside, target)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -4,7 +4,8 @@ from wbench.training.device import resolve_device
 from wbench.training.finite import Diverged
 from wbench.training.recorder import PROBES
 from wbench.training.restore import methods_of, restore, task_of
-from wbench.training.train import assemble, evaluate, train
+from wbench.training.session import assemble, evaluate
+from wbench.training.train import train
 from wbench.training.watch import Watched, watch
 
 __all__ = [

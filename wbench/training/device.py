@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Iterator
@@ -45,17 +46,21 @@ def environment(device: torch.device) -> dict[str, Any]:
     Returns:
         JSON values.
     """
-    from importlib.metadata import version
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    packages = {package: version(package) for package in ("torch", "numpy", "pandas", "pydantic", "safetensors")}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": f"{device.type} ({name})",
         "threads": os.environ.get("WBENCH_THREADS", "1") if device.type == "cpu" else torch.get_num_threads(),
-        **packages,
+        **_versions(),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package) for package in ("torch", "numpy", "pandas", "pydantic", "safetensors")}
 
 
 @contextmanager
@@ -83,6 +88,26 @@ def threads(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let the C library keep up to 512 MiB of freed memory for the next allocation, once a process; glibc only.
+
+    Otherwise each temporary of 1 MiB or more is mapped and unmapped anew at each step, whose page faults cost several times
+    the arithmetic.
+
+    Returns:
+        Whether it took effect.
+    """
+    import ctypes
+
+    top_pad, trim_threshold, mmap_threshold = -2, -1, -3  # of malloc.h
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    settings = ((mmap_threshold, 32 << 20), (trim_threshold, 512 << 20), (top_pad, 64 << 20))
+    return all(libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -62,6 +62,11 @@ class Job:
         every: Steps between probe records.
         start: Weights to start from, or `None`.
         spec: What determines the run; its hash is the run's name.
+        seed: Decides data, initial weights and order.
+        probes: Which probes are recorded.
+        trainable: Globs of modules that stay trainable, or `None` for all.
+        references: Models that methods ask for, by role.
+        members: Models that a population method combines, by role.
     """
 
     task: Task
@@ -71,6 +76,21 @@ class Job:
     every: int
     start: Mapping[str, Tensor] | None
     spec: dict[str, Any]
+    seed: int = 0
+    probes: tuple[str, ...] = PROBES
+    trainable: str | tuple[str, ...] | None = None
+    references: Mapping[str, Run | nn.Module] = field(default_factory=dict)
+    members: Mapping[str, Run | nn.Module] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Name of the run."""
+        return run_id(self.spec)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the run needs no training loop: a population or estimator method."""
+        return any(method.overrides("combine") or method.overrides("estimator") for method in self.methods)
 
 
 def describe(
@@ -120,7 +140,10 @@ def describe(
         start=start_id, references={role: _identity(model) for role, model in others.items()},
     )  # fmt: skip
     spec["trainable"] = trainable
-    return Job(task, chosen, recipe, place, every, weights, spec)
+    return Job(
+        task, chosen, recipe, place, every, weights, spec, seed, tuple(probes), trainable, dict(references or {}),
+        dict(members or {}),
+    )  # fmt: skip
 
 
 def find(job: Job, store: RunStore) -> Run | None:
@@ -133,7 +156,7 @@ def find(job: Job, store: RunStore) -> Run | None:
     Returns:
         The run, or `None`.
     """
-    found = store.find(run_id(job.spec))
+    found = store.find(job.id)
     return found if found is not None and found.status in {"finished", "diverged"} else None
 
 

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from wbench.errors import CompositionError
 from wbench.method import Context
-from wbench.splits import Batch
+from wbench.splits import Batch, Split
 from wbench.training.finite import Diverged, check_loss, check_weights
 from wbench.training.optim import make_optimizer, make_schedule
 
@@ -43,13 +44,12 @@ def fit(model: nn.Module, ctx: Context, loss_of: LossFunction, watcher: Watcher,
         Diverged: When the loss or a weight is not finite; says at which step and in which layer it began.
     """
     methods, recipe = ctx.methods, ctx.recipe
-    plan = recipe.plan
     optimizer, schedule = None, None
-    for index, phase in enumerate(plan):
+    for index, phase in enumerate(recipe.plan):
         ctx.phase = phase.name
-        stream = ctx.data(phase.name if phase.name in ctx.splits else "train").batches(recipe.batch_size, order)
+        stream = phase_data(ctx).batches(recipe.batch_size, order)
         if optimizer is None or schedule is None or not phase.carry:
-            horizon = _carried_steps([(part.steps, part.carry) for part in plan[index:]])
+            horizon = recipe.horizon(index)
             optimizer = ctx.optimizer = make_optimizer(model, ctx)
             schedule = make_schedule(optimizer, recipe, horizon)
         model.train()
@@ -58,9 +58,7 @@ def fit(model: nn.Module, ctx: Context, loss_of: LossFunction, watcher: Watcher,
             for method in methods:
                 method.before_step(model, batch, ctx)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(model, batch, ctx).mean()
-            for method in methods:
-                loss = loss + method.penalty(model, ctx)
+            loss = objective(model, batch, ctx, loss_of)
             value = check_loss(loss, model, batch, ctx)
             loss.backward()
             for method in methods:
@@ -78,14 +76,46 @@ def fit(model: nn.Module, ctx: Context, loss_of: LossFunction, watcher: Watcher,
         watcher.after_phase(model, ctx)
 
 
-def _carried_steps(rest: list[tuple[int, bool]]) -> int:
-    """Return the steps until the next phase that starts anew."""
-    total = rest[0][0]
-    for steps, carry in rest[1:]:
-        if not carry:
-            break
-        total += steps
-    return total
+def objective(model: nn.Module, batch: Batch, ctx: Context, loss_of: LossFunction) -> Tensor:
+    """Return what is minimised: the mean loss of a batch and the methods' penalties, a scalar.
+
+    Args:
+        model: The prepared model.
+        batch: The step's batch.
+        ctx: The run.
+        loss_of: `(model, batch, ctx) -> loss`, per sample or scalar.
+    """
+    loss = loss_of(model, batch, ctx).mean()
+    for method in ctx.methods:
+        loss = loss + method.penalty(model, ctx)
+    return loss
 
 
-__all__ = ["Diverged", "LossFunction", "Watcher", "fit"]
+def loss_function(ctx: Context) -> LossFunction:
+    """Return the loss of a run: that of the method which brings one, else the task's.
+
+    Args:
+        ctx: The run.
+
+    Raises:
+        CompositionError: If the run has no task.
+    """
+    owner = next((method for method in ctx.methods if method.overrides("loss")), None)
+    task = ctx.task
+    if owner is not None:
+        return owner.loss
+    if task is None:
+        raise CompositionError("training needs a task")
+    return lambda model, batch, ctx: task.loss(model(batch[0]), batch)
+
+
+def phase_data(ctx: Context) -> Split:
+    """Return what the current phase trains on: the split of its name, else `train`.
+
+    Args:
+        ctx: The run.
+    """
+    return ctx.data(ctx.phase if ctx.phase in ctx.splits else "train")
+
+
+__all__ = ["Diverged", "LossFunction", "Watcher", "fit", "loss_function", "objective", "phase_data"]

@@ -151,6 +151,7 @@ class Bone(Adapter):
 
     id: ClassVar[str] = "bone"
     title: ClassVar[str] = "Bone: block affine adapters (BAT, MiSS)"
+    vectorizes: ClassVar[bool] = True
     paper: ClassVar[Paper | None] = Paper(
         "Bone: Block Affine Transformation as Parameter Efficient Fine-tuning Methods for Large Language Models",
         "Kang", 2024, "2409.15371",

@@ -59,6 +59,7 @@ class LoRA(Adapter):
 
     id: ClassVar[str] = "lora"
     title: ClassVar[str] = "LoRA: low-rank adapters"
+    vectorizes: ClassVar[bool] = True
     paper: ClassVar[Paper | None] = Paper(
         "LoRA: Low-Rank Adaptation of Large Language Models", "Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen",
         2021, "2106.09685", "ICLR 2022",

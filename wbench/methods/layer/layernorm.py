@@ -21,6 +21,7 @@ class LayerNormOnly(NaP):
 
     id: ClassVar[str] = "layernorm"
     title: ClassVar[str] = "Layer normalization alone"
+    vectorizes: ClassVar[bool] = True
     paper: ClassVar[Paper | None] = Paper("Layer Normalization", "Ba, Kiros, Hinton", 2016, "1607.06450")
     stage: ClassVar[Stage] = "layer"
     topics: ClassVar[tuple[str, ...]] = ("normalization",)

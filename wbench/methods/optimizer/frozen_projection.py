@@ -27,6 +27,7 @@ class FrozenProjection(GaLore):
 
     id: ClassVar[str] = "frozen_projection"
     title: ClassVar[str] = "GaLore with a frozen projection"
+    vectorizes: ClassVar[bool] = True
     kind: ClassVar[Literal["method", "baseline"]] = "baseline"
 
     def optimizer(self, model: nn.Module, ctx: Context | Recipe | None = None) -> torch.optim.Optimizer:

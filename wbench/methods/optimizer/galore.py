@@ -235,6 +235,7 @@ class GaLore(OptimizerMethod):
 
     id: ClassVar[str] = "galore"
     title: ClassVar[str] = "GaLore: gradient low-rank projection"
+    vectorizes: ClassVar[bool] = True
     paper: ClassVar[Paper | None] = Paper(
         "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection",
         "Zhao, Zhang, Chen, Wang, Anandkumar, Tian", 2024, "2403.03507", "ICML 2024",

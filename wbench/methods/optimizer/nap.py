@@ -135,6 +135,7 @@ class NaP(OptimizerMethod):
 
     id: ClassVar[str] = "nap"
     title: ClassVar[str] = "Normalize-and-Project (NaP)"
+    vectorizes: ClassVar[bool] = True
     paper: ClassVar[Paper | None] = Paper(
         "Normalization and effective learning rates in reinforcement learning",
         "Lyle, Zheng, Khetarpal, Martens, van Hasselt, Pascanu, Dabney", 2024, "2407.01800", "NeurIPS 2024",

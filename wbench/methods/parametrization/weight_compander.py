@@ -193,6 +193,7 @@ class WeightCompander(Parametrization):
 
     id: ClassVar[str] = "weight_compander"
     title: ClassVar[str] = "Weight Compander"
+    vectorizes: ClassVar[bool] = True
     paper: ClassVar[Paper | None] = Paper(
         "Weight Compander: A Simple Weight Reparameterization for Regularization",
         "Cakaj, Mehnert, Yang", 2023, "2306.16993", "IJCNN 2023",

@@ -1,0 +1,412 @@
+"""Many runs in one vectorised step.
+
+Runs of one architecture that differ in seed, learning rate and other numbers train together: their tensors are stacked,
+`torch.func` computes all losses and gradients at once, and everything else (data order, optimizer state, hooks of methods,
+probes, evaluation, record) stays each run's own, as `train` has it. A run's numbers agree with those of `train` to
+rounding, and do not depend on who trains beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wbench.errors import WBenchError
+from wbench.method import Context
+from wbench.runs import Run, RunStore
+from wbench.splits import Batch, Split, TensorSplit
+from wbench.training.device import derive, keep_freed_memory, seeded, threads
+from wbench.training.finite import Diverged, check_weights, first_bad_output
+from wbench.training.job import Job
+from wbench.training.loop import loss_function, phase_data
+from wbench.training.optim import make_optimizer
+from wbench.training.session import Session
+from wbench.training.stack import CannotVectorizeError, Stack, signature
+from wbench.training.stacked_optim import MemberOptimizers
+from wbench.training.step import StackedStep
+
+GIB = 1 << 30
+BUDGET = 2.0
+LARGE = 20e6  # floating-point operations of a forward pass above which a CPU gains nothing by stacking (measured: 1.1 times)
+FREE = {"lr", "weight_decay", "momentum", "betas", "eps", "clip", "warmup", "final_lr"}
+STEP_HOOKS = ("before_step", "after_backward", "after_step")
+OnSteps = Callable[[int, int], None]
+
+
+def obstacle(job: Job) -> str:
+    """Return why a run cannot train in a vectorised step, as far as that shows before it starts; empty where it can.
+
+    Args:
+        job: From `describe`.
+    """
+    if job.outside:
+        return "it needs no training loop"
+    if job.task.id == "user" and not isinstance(job.task.data(job.seed)["train"], TensorSplit):
+        return "its loader decides the batches"
+    unable = [method.id for method in job.methods if not method.vectorizes]
+    return f"{', '.join(unable)} cannot be vectorised (vectorizes = False)" if unable else ""
+
+
+def family(job: Job) -> str:
+    """Return what runs must have in common to train together: equal text for runs that may.
+
+    Runs differ in seed, start, the recipe's rates and the methods' knobs; knobs that enter the step itself (of methods that
+    bring a loss or a penalty or act before each step) must agree.
+
+    Args:
+        job: From `describe`.
+    """
+    methods: list[Any] = []
+    for method in job.methods:
+        inside = any(method.overrides(hook) for hook in ("loss", "penalty", "before_step"))
+        fields = {key: value for key, value in method.fields().items() if inside or not isinstance(value, int | float)}
+        methods.append((method.id, fields if inside else sorted(method.fields()), type(method).__qualname__))
+    recipe = {key: value for key, value in job.recipe.fields().items() if key not in FREE}
+    common = {key: job.spec[key] for key in ("task", "device", "probes", "trainable", "torch", "code")}
+    roles = [sorted(job.references), job.start is None]
+    return json.dumps([methods, recipe, common, roles], sort_keys=True, default=str)
+
+
+@dataclass
+class Population:
+    """What came of runs that were to train together.
+
+    Attributes:
+        runs: Position to run, finished or diverged.
+        alone: Position to the reason why this run must train by itself.
+    """
+
+    runs: dict[int, Run] = field(default_factory=dict)
+    alone: dict[int, str] = field(default_factory=dict)
+
+
+def train_population(
+    jobs: Sequence[Job],
+    store: RunStore,
+    *,
+    budget: float = BUDGET,
+    always: bool = False,
+    on_step: OnSteps | None = None,
+) -> Population:
+    """Train runs of one family in vectorised steps and record each.
+
+    Args:
+        jobs: From `describe`, of one `family`; a single one is allowed.
+        store: Where the runs are kept.
+        budget: GiB that the members of one step may take; more members train in chunks, one after another.
+        always: Stack models that are so large that a CPU gains nothing by it, too.
+        on_step: Called with (steps done, steps in all), counted over all members.
+
+    Returns:
+        The runs, and what could not be vectorised.
+
+    Raises:
+        MemoryError: If even so the memory does not suffice; likewise torch's errors of that kind.
+    """
+    found, taken, total = Population(), 0, sum(job.recipe.total_steps for job in jobs)
+    done = 0
+
+    def tell(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if on_step is not None:
+            on_step(done, total)
+
+    chunk = 1
+    keep_freed_memory()
+    with ExitStack() as stack:
+        if jobs:
+            stack.enter_context(seeded(derive(jobs[0].seed, "training"), jobs[0].device))
+            stack.enter_context(threads(jobs[0].device))
+        while taken < len(jobs):
+            members: list[_Member] = []
+            for place in range(taken, len(jobs)):
+                if members and len(members) >= chunk:
+                    break
+                member = _assembled(place, jobs[place], store, found)
+                if member is not None:
+                    members.append(member)
+                    chunk = max(1, int(budget * GIB // cost(member.model, member.session.ctx)[0]))
+                taken = place + 1
+            for group in _grouped(members):
+                first = group[0]
+                work = cost(first.model, first.session.ctx)[1]
+                if work > LARGE and not always and first.session.job.device.type == "cpu":
+                    reason = f"stacking gains nothing on a CPU at {work / 1e6:.0f} million operations a forward pass"
+                    found.alone.update({member.place: reason for member in group})
+                else:
+                    _together(group, found, tell)
+    return found
+
+
+def cost(model: nn.Module, ctx: Context) -> tuple[int, int]:
+    """Return what one member of a population takes.
+
+    Args:
+        model: The prepared model.
+        ctx: Its run.
+
+    Returns:
+        Bytes (weights, gradients, two moments, data, and twice what a step keeps for backward), and the floating-point operations
+        of the forward pass on one batch.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    held = [part for split in ctx.splits.values() for part in getattr(split, "tensors", ())]
+    data = sum({part.data_ptr(): part.numel() * part.element_size() for part in held}.values())
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    source = phase_data(ctx).sequential(ctx.recipe.batch_size)
+    batch = tuple(part.to(ctx.device) for part in next(iter(source)))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    counter = FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), torch.random.fork_rng(devices=[]), counter:
+        loss_function(ctx)(model, batch, ctx)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    return 4 * weights + data + 2 * kept, counter.get_total_flops()
+
+
+@dataclass
+class _Member:
+    place: int
+    session: Session
+    model: nn.Module
+    rng: Tensor
+    seconds: float = 0.0
+
+    def turn(self) -> _Turn:
+        """Return a block in which torch's generator is this member's own."""
+        return _Turn(self)
+
+
+class _Turn:
+    def __init__(self, member: _Member) -> None:
+        self.member = member
+
+    def __enter__(self) -> None:
+        torch.set_rng_state(self.member.rng)
+
+    def __exit__(self, *_: object) -> None:
+        self.member.rng = torch.get_rng_state()
+
+
+def _assembled(place: int, job: Job, store: RunStore, found: Population) -> _Member | None:
+    session = Session(job, store)
+    try:
+        with seeded(derive(job.seed, "training"), job.device):
+            model = session.assemble()
+            return _Member(place, session, model, torch.get_rng_state())
+    except (WBenchError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError) as error:
+        found.alone[place] = str(error) or type(error).__name__
+        return None
+
+
+def _grouped(members: Iterable[_Member]) -> list[list[_Member]]:
+    groups: dict[str, list[_Member]] = {}
+    for member in members:
+        groups.setdefault(signature(member.model), []).append(member)
+    return list(groups.values())
+
+
+def _together(members: list[_Member], found: Population, tell: Callable[[int], None]) -> None:
+    begin = time.perf_counter()
+    try:
+        finished = _Fit(members, found, tell).run()
+    except CannotVectorizeError as error:
+        found.alone.update({member.place: str(error) for member in members if member.place not in found.runs})
+        return
+    share = (time.perf_counter() - begin) / len(members)
+    for member in finished:
+        session = member.session
+        session.writer.info["vectorized"] = True
+        with member.turn():
+            session.finish(member.model)
+        found.runs[member.place] = session.commit(seconds=share)
+
+
+class _Fit:
+    """The training loop of `loop.fit`, for many members at once."""
+
+    def __init__(self, members: list[_Member], found: Population, tell: Callable[[int], None]) -> None:
+        self.members, self.found, self.tell = members, found, tell
+        self.active = list(range(len(members)))
+        self.contexts = [member.session.ctx for member in members]
+        self.recipe = self.contexts[0].recipe
+        methods = self.contexts[0].methods
+        self.hooks = {hook: [i for i, m in enumerate(methods) if m.overrides(hook)] for hook in STEP_HOOKS}
+        self.clips = any(ctx.recipe.clip is not None for ctx in self.contexts)
+        self.stack = Stack([member.model for member in members])
+        self.compute = StackedStep(
+            self.stack, self.contexts[0], loss_function(self.contexts[0]), record=not self.hooks["before_step"]
+        )
+        self.begin = time.perf_counter()
+
+    def run(self) -> list[_Member]:
+        # those members come back that came to the end
+        optimizers: MemberOptimizers | None = None
+        for index, phase in enumerate(self.recipe.plan):
+            for ctx in self.contexts:
+                ctx.phase = phase.name
+            batches = stacked_batches(
+                [phase_data(ctx) for ctx in self.contexts], self.recipe.batch_size,
+                [member.session.order for member in self.members], self.contexts[0].device,
+            )  # fmt: skip
+            if optimizers is None or not phase.carry:
+                optimizers = self._optimizers(self.recipe.horizon(index))
+            for member in self.members:
+                member.model.train()
+            batch: Batch = ()
+            for _ in range(phase.steps):
+                batch = next(batches)
+                self._step(batch, optimizers)
+                if not self.active:
+                    return []
+            optimizers.settle()
+            self.compute.verify(batch, self.active)
+            self.stack.check()
+            for i in self.active:
+                self.members[i].session.recorder.after_phase(self.members[i].model, self.contexts[i])
+        return [self.members[i] for i in self.active]
+
+    def _optimizers(self, horizon: int) -> MemberOptimizers:
+        made = []
+        for member, ctx in zip(self.members, self.contexts, strict=True):
+            with member.turn():
+                ctx.optimizer = make_optimizer(member.model, ctx)
+            made.append(ctx.optimizer)
+        return MemberOptimizers(made, [ctx.recipe for ctx in self.contexts], self.stack, horizon)
+
+    def _step(self, batch: Batch, optimizers: MemberOptimizers) -> None:
+        self._hook("before_step", batch)
+        losses, grads = self.compute(batch)
+        values = losses.tolist()
+        for i in [i for i in self.active if not _finite(values[i])]:
+            own = tuple(part[i] for part in batch)
+            ctx, where = self.contexts[i], first_bad_output(self.members[i].model, own)
+            self._end(
+                i, Diverged(f"loss became {values[i]} at step {ctx.step + 1} (phase {ctx.phase}); first in {where}")
+            )
+        if not optimizers.together or self.clips or self.hooks["after_backward"]:
+            grads = self._own_gradients(grads)
+        for i in self.active:
+            session = self.members[i].session
+            session.recorder.before_update(self.members[i].model, optimizers.optimizers[i], self.contexts[i])
+        optimizers.step(grads)
+        for ctx in self.contexts:
+            ctx.step += 1
+        self._hook("after_step")
+        self._check_weights()
+        for i in list(self.active):
+            member = self.members[i]
+            member.session.recorder.after_update(member.model, optimizers.optimizers[i], self.contexts[i], values[i])
+        self.tell(len(self.members))
+
+    def _own_gradients(self, grads: list[Tensor | None]) -> list[Tensor | None]:
+        self.stack.member_grads(grads)
+        self._hook("after_backward")
+        for i in self.active:
+            clip = self.contexts[i].recipe.clip
+            if clip is not None:
+                nn.utils.clip_grad_norm_(self.members[i].model.parameters(), clip)
+        return grads
+
+    def _hook(self, hook: str, batch: Batch = ()) -> None:
+        if not self.hooks[hook]:
+            return
+        for i in list(self.active):
+            member, ctx = self.members[i], self.contexts[i]
+            arguments: tuple[Any, ...] = (tuple(part[i] for part in batch), ctx) if hook == "before_step" else (ctx,)
+            try:
+                with member.turn():
+                    for place in self.hooks[hook]:
+                        getattr(ctx.methods[place], hook)(member.model, *arguments)
+            except Exception as error:  # this run's own failure; trained alone it shows it
+                self.found.alone[member.place] = str(error) or type(error).__name__
+                self.active.remove(i)
+
+    def _check_weights(self) -> None:
+        floating = [leaf.detach() for leaf in self.stack.leaves if leaf.is_floating_point()]
+        total = torch.stack(torch._foreach_norm(floating)).sum() if floating else torch.zeros(())
+        if _finite(float(total)):
+            return
+        for i in list(self.active):
+            try:
+                check_weights(self.members[i].model, self.contexts[i])
+            except Diverged as error:
+                self._end(i, error)
+
+    def _end(self, i: int, error: Diverged) -> None:
+        member = self.members[i]
+        member.session.writer.info["vectorized"] = True
+        share = (time.perf_counter() - self.begin) / len(self.members)
+        self.found.runs[member.place] = member.session.commit("diverged", str(error), seconds=share)
+        self.active.remove(i)
+
+
+def stacked_batches(
+    splits: Sequence[Split], batch_size: int, orders: Sequence[torch.Generator], device: torch.device
+) -> Iterator[Batch]:
+    """Yield for ever the members' next batches, each part stacked to `(members, samples, ...)`; the buffers are reused.
+
+    Args:
+        splits: One a member.
+        batch_size: Samples per batch.
+        orders: One generator a member.
+        device: Where the batches go.
+
+    Raises:
+        CannotVectorizeError: If the members' batches differ in shape.
+    """
+    if all(isinstance(split, TensorSplit) and len(split) > batch_size for split in splits):
+        yield from _indexed([split for split in splits if isinstance(split, TensorSplit)], batch_size, orders, device)
+    streams = [split.batches(batch_size, order) for split, order in zip(splits, orders, strict=True)]
+    before: list[Batch] = []
+    stacked: Batch = ()
+    while True:
+        batches = [next(stream) for stream in streams]
+        if len({tuple((part.shape, part.dtype) for part in batch) for batch in batches}) > 1:
+            raise CannotVectorizeError("its batches differ in shape from those of the runs beside it")
+        if not before or any(
+            a is not b for old, new in zip(before, batches, strict=True) for a, b in zip(old, new, strict=True)
+        ):
+            stacked = tuple(torch.stack(parts).to(device) for parts in zip(*batches, strict=True))
+        before = batches
+        yield stacked
+
+
+def _indexed(
+    splits: Sequence[TensorSplit], batch_size: int, orders: Sequence[torch.Generator], device: torch.device
+) -> Iterator[Batch]:
+    sources = [split.tensors for split in splits]
+    if len({tuple((part.shape[1:], part.dtype) for part in parts) for parts in sources}) > 1:
+        raise CannotVectorizeError("its batches differ in shape from those of the runs beside it")
+    buffers = tuple(torch.empty(len(splits), batch_size, *part.shape[1:], dtype=part.dtype) for part in sources[0])
+    indices = [split.indices(batch_size, order) for split, order in zip(splits, orders, strict=True)]
+    while True:
+        for i, parts in enumerate(sources):
+            index = next(indices[i])
+            for buffer, part in zip(buffers, parts, strict=True):
+                torch.index_select(part, 0, index, out=buffer[i])
+        yield tuple(buffer.to(device, non_blocking=True) for buffer in buffers)
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+__all__ = ["Population", "cost", "family", "obstacle", "stacked_batches", "train_population"]
