@@ -52,7 +52,13 @@ class Trouble(Method):
 
 def study(store, numbers=6, mode="a"):
     return wb.Study(
-        "digits", {"t": Trouble(mode=mode)}, {"trouble.number": list(range(numbers))}, seeds=1, recipe=RECIPE, probes=(), store=store
+        "digits",
+        {"t": Trouble(mode=mode)},
+        {"trouble.number": list(range(numbers))},
+        seeds=1,
+        recipe=RECIPE,
+        probes=(),
+        store=store,
     )
 
 

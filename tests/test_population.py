@@ -13,15 +13,24 @@ from wbench.splits import LoaderSplit
 from wbench.task import Task
 from wbench.testing import small_batch, small_model
 from wbench.training.agreement import disagreement
+from wbench.training.families import cost, family, obstacle
 from wbench.training.job import describe
-from wbench.training.population import cost, family, obstacle, train_population
+from wbench.training.population import train_population
 from wbench.training.session import Session
 from wbench.training.stack import CannotVectorizeError, Stack, signature
 from wbench.training.train import train_job
 
 ADAM = wb.Recipe(optimizer="adam", lr=1e-3, steps=50, batch_size=16)
 STEEP = wb.Recipe(
-    optimizer="sgd", lr=0.02, momentum=0.9, weight_decay=1e-3, schedule="cosine", warmup=5, clip=1.0, steps=50, batch_size=16
+    optimizer="sgd",
+    lr=0.02,
+    momentum=0.9,
+    weight_decay=1e-3,
+    schedule="cosine",
+    warmup=5,
+    clip=1.0,
+    steps=50,
+    batch_size=16,
 )
 
 
@@ -106,12 +115,18 @@ def test_members_train_in_chunks_that_fit_the_budget_with_the_same_bits(tmp_path
     whole = train_population(jobs, RunStore(tmp_path / "whole"))
     pieces = train_population(jobs, RunStore(tmp_path / "pieces"), budget=2.5 * size / 2**30)
     for i in range(5):
-        assert all(torch.equal(a, b) for a, b in zip(bits(whole.runs[i])[0].values(), bits(pieces.runs[i])[0].values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(bits(whole.runs[i])[0].values(), bits(pieces.runs[i])[0].values(), strict=True)
+        )
 
 
 def test_a_diverging_member_is_recorded_and_the_others_go_on_undisturbed(tmp_path):
     hot = ADAM.replace(optimizer="sgd")
-    jobs = [describe(small_task(), None, seed=i, recipe=hot.replace(lr=lr), probes=()) for i, lr in enumerate((0.01, 100.0, 0.02))]
+    jobs = [
+        describe(small_task(), None, seed=i, recipe=hot.replace(lr=lr), probes=())
+        for i, lr in enumerate((0.01, 100.0, 0.02))
+    ]
     population = train_population(jobs, RunStore(tmp_path / "a"))
     assert [population.runs[i].status for i in range(3)] == ["finished", "diverged", "finished"]
     alone = [train_job(job, RunStore(tmp_path / "b")) for job in jobs]
@@ -130,7 +145,9 @@ def test_probes_and_evaluations_are_recorded_as_in_the_plain_loop(tmp_path):
     for name in ("spectrum", "effective_lr", "histogram", "method.weight_compander"):
         mine, other = run.probe(name), twin.probe(name)
         assert list(mine.columns) == list(other.columns) and len(mine) == len(other)
-    close = run.probe("spectrum")["value"] - twin.probe("spectrum")["value"] if "value" in run.probe("spectrum") else None
+    close = (
+        run.probe("spectrum")["value"] - twin.probe("spectrum")["value"] if "value" in run.probe("spectrum") else None
+    )
     assert close is None or float(close.abs().max()) < 1e-4
     assert run.summary["store.optimizer_bytes"] == twin.summary["store.optimizer_bytes"] > 0
 
@@ -160,7 +177,8 @@ class Counting(Dropping):
 
 
 @pytest.mark.parametrize(
-    ("model", "reason"), [(Dropping, "draws random numbers"), (Branching, "branches on values"), (Counting, "from step to step|settings")]
+    ("model", "reason"),
+    [(Dropping, "draws random numbers"), (Branching, "branches on values"), (Counting, "from step to step|settings")],
 )
 def test_what_cannot_be_vectorised_is_left_to_the_plain_loop_with_the_reason(tmp_path, model, reason):
     population = train_population(jobs_of(2, task=small_task(model)), RunStore(tmp_path))
@@ -183,7 +201,9 @@ def test_obstacles_are_seen_before_training():
 def test_families_differ_in_what_the_step_contains_only():
     task = small_task()
     one = describe(task, WeightCompander(), seed=0, recipe=ADAM, probes=())
-    for other in (describe(task, WeightCompander(a_mult=3.0), seed=4, recipe=ADAM.replace(lr=0.1, weight_decay=0.2), probes=()),):
+    for other in (
+        describe(task, WeightCompander(a_mult=3.0), seed=4, recipe=ADAM.replace(lr=0.1, weight_decay=0.2), probes=()),
+    ):
         assert family(one) == family(other)
     for other in (
         describe(task, None, recipe=ADAM, probes=()),

@@ -10,8 +10,8 @@ import wbench as wb
 from wbench.cli import app
 from wbench.errors import KnobError, StudyError
 from wbench.methods import GaLore, LoRA, WeightCompander
+from wbench.study import Progress
 from wbench.study.file import read_study
-from wbench.study.runner import Progress
 from wbench.study.show import clock
 
 
@@ -35,7 +35,13 @@ def test_grid_is_swept_by_the_arms_it_concerns_and_agrees_with_single_runs(tmp_p
     for _, row in frame.iterrows():
         methods = WeightCompander(a_mult=row["weight_compander.a_mult"]) if row["arm"] == "wc" else None
         alone = wb.train(
-            "digits", methods, seed=row["seed"], recipe=RECIPE.replace(lr=row["lr"]), probes=(), every=20, store=wb.RunStore(tmp_path / "alone")
+            "digits",
+            methods,
+            seed=row["seed"],
+            recipe=RECIPE.replace(lr=row["lr"]),
+            probes=(),
+            every=20,
+            store=wb.RunStore(tmp_path / "alone"),
         )
         assert alone.id == row["run"] and row["status"] == "finished"
         assert row["metric.test.loss"] == pytest.approx(alone.final("loss"), abs=1e-5)
@@ -99,11 +105,15 @@ def test_large_models_and_methods_that_cannot_are_left_to_single_runs_and_it_say
     assert outcome.notes == ["digits + trouble trains run by run: trouble cannot be vectorised (vectorizes = False)"]
     assert outcome.notes[0] in [progress.note for progress in told]
     assert not any("vectorized" in run.info for run in outcome.runs.values())
-    wide = small(tmp_path, task=wb.tasks.Digits(hidden=(1024, 1024)), arms={"a": None}, grid={"lr": [1e-3, 2e-3]}, seeds=1)
+    wide = small(
+        tmp_path, task=wb.tasks.Digits(hidden=(1024, 1024)), arms={"a": None}, grid={"lr": [1e-3, 2e-3]}, seeds=1
+    )
     notes = wide.run(workers=1).notes
     assert len(notes) == 1 and "gains nothing on a CPU" in notes[0]
     assert all(run.info["vectorized"] for run in small(tmp_path).run(workers=1).runs.values())
-    assert not any("vectorized" in run.info for run in small(tmp_path, seeds=[7]).run(workers=1, vectorize="never").runs.values())
+    assert not any(
+        "vectorized" in run.info for run in small(tmp_path, seeds=[7]).run(workers=1, vectorize="never").runs.values()
+    )
 
 
 def test_progress_counts_runs_and_steps_and_estimates_what_is_left(tmp_path):
@@ -183,7 +193,10 @@ def test_toml_file_is_the_study(tmp_path):
         ("task = ", "is no TOML"),
         ("seeds = 3", "the key 'task' is missing"),
         ('task = "digits"\nseed = 3', "'seed' is not allowed. Did you mean seeds"),
-        ('task = "digits"\n[arms.a]\nmethod = ["galore"]', "arms.a: the key 'method' is not allowed. Did you mean methods"),
+        (
+            'task = "digits"\n[arms.a]\nmethod = ["galore"]',
+            "arms.a: the key 'method' is not allowed. Did you mean methods",
+        ),
         ('task = "digits"\n[arms.a]\nmethods = ["galor"]', "galore"),
         ('task = "digits"\n[[arms.a.methods]]\nid = "galore"\nranks = 3', "rank"),
         ('task = "digits"\n[grid]\nlr = 3', "grid.lr=3 is not allowed; allowed: a list"),

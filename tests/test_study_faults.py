@@ -175,7 +175,9 @@ def test_the_main_process_ends_in_the_middle(tmp_path, whole, trouble, signal_nu
     trouble.write_text("slow 5")  # keeps one worker busy while the other finishes
     store = wb.RunStore(tmp_path / "runs")
     process = start(tmp_path / "runs")
-    assert wait_for(lambda: len(store.runs()) >= 3, 60), process.stderr.read() if process.poll() is not None else "too slow"
+    assert wait_for(lambda: len(store.runs()) >= 3, 60), (
+        process.stderr.read() if process.poll() is not None else "too slow"
+    )
     if signal_number == signal.SIGINT:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wbench.method import Context, Method, Paper, knob
     from wbench.recipe import Phase, Recipe
     from wbench.runs import Run, RunStore
+    from wbench.runs.query import runs
     from wbench.splits import Splits
     from wbench.study import Arm, Study
     from wbench.task import Task
@@ -38,6 +39,7 @@ _ROOMS = (
     "plots",
     "probes",
     "reports",
+    "runs",
     "tasks",
     "testing",
 )
@@ -63,7 +65,7 @@ _NAMES = {
 
 __all__ = [
     "Arm", "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Study", "Task", "WBenchError",
-    "checkpoints", "claims", "datasets", "knob", "method", "methods", "models", "plots", "probes", "reports", "restore", "tasks", "testing", "train",
+    "checkpoints", "claims", "datasets", "knob", "method", "methods", "models", "plots", "probes", "reports", "restore", "runs", "tasks", "testing", "train",
     "watch",
 ]  # fmt: skip
 

@@ -188,7 +188,7 @@ def runs_table(store: RunStore) -> str:
         shown = {key: value for key, value in run.summary.items() if key.startswith("test.") and value is not None}
         metric = ", ".join(f"{key[5:]}={value:.4g}" for key, value in shown.items())
         rows.append((run.id, run.label, run.seed, run.status, metric))
-    return grid(["id", "what", "seed", "status", "test metrics"], rows) if rows else f"no runs in {store.root}"
+    return grid(["id", "what", "seed", "status", "test metrics"], rows) if rows else f"no runs in {store}"
 
 
 def study_text(frame: pd.DataFrame) -> str:
@@ -219,7 +219,9 @@ def study_text(frame: pd.DataFrame) -> str:
     failed = frame[frame["status"].isin(["failed", "diverged"])]
     for _, item in failed.iterrows():
         where = ", ".join(f"{name}={item[name]}" for name in settings[1:] if item[name] == item[name])
-        lines.append(f"{item['status']}: {item['arm']}, {where + ', ' if where else ''}seed={item['seed']}: {item['reason']}")
+        lines.append(
+            f"{item['status']}: {item['arm']}, {where + ', ' if where else ''}seed={item['seed']}: {item['reason']}"
+        )
     return "\n".join(lines)
 
 

@@ -86,7 +86,7 @@ def report(
         "task": task or "mnist",
         "scale": scale,
         "seeds": seeds,
-        "store": str(store.root.resolve()),
+        "store": store.url,
         "verdicts": str(folder.resolve()),
     }
     parameters |= (

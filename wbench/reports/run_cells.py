@@ -177,7 +177,9 @@ def train_beside_baseline(
         trained = run_arms(arms, found, found.recipe(scale), range(seeds), runner.run)
     if trained.outcome.failures:
         (arm, _, seed), reason = next(iter(trained.outcome.failures.items()))
-        raise ReportError(f"{len(trained.outcome.failures)} run(s) failed, the first of {arm} with seed {seed}: {reason}")
+        raise ReportError(
+            f"{len(trained.outcome.failures)} run(s) failed, the first of {arm} with seed {seed}: {reason}"
+        )
     return trained.at_chosen()
 
 

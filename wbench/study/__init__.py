@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     from wbench.study.file import read_study
     from wbench.study.levels import ArmRuns, run_arms
     from wbench.study.pool import Processes
-    from wbench.study.runner import Outcome, Progress, Runner
+    from wbench.study.progress import Outcome, Progress
+    from wbench.study.runner import Runner
     from wbench.study.study import Study
 
 _NAMES = {
     "Arm": "arms",
     "ArmRuns": "levels",
-    "Outcome": "runner",
+    "Outcome": "progress",
     "Processes": "pool",
-    "Progress": "runner",
+    "Progress": "progress",
     "Runner": "runner",
     "Study": "study",
     "order_of": "arms",

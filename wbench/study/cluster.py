@@ -22,7 +22,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from wbench.errors import KnobError, WBenchError
-from wbench.study.pool import Processes, WorkerDiedError, answer, read_answer
+from wbench.study.pool import Processes
+from wbench.study.process import WorkerDiedError, answer, read_answer
 
 if TYPE_CHECKING:
     import distributed

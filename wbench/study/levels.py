@@ -10,7 +10,7 @@ from wbench.errors import WBenchError
 from wbench.recipe import Recipe
 from wbench.runs import Run
 from wbench.study.arms import Arm, order_of
-from wbench.study.runner import Arguments, Outcome
+from wbench.study.progress import Arguments, Outcome
 from wbench.task import Task
 
 Key = tuple[str, int, int]  # arm, index of the grid's point, seed

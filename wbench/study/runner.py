@@ -6,75 +6,26 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from wbench.errors import StudyError, WBenchError
-from wbench.runs import Run, RunStore
+from wbench.runs import RunStore
 from wbench.study.cluster import ClusterLostError
 from wbench.study.pool import Processes, WorkerDiedError
+from wbench.study.progress import Arguments, Outcome, Progress, Told, Unit
 from wbench.study.worker import read_beat, train_alone, train_together
+from wbench.training.families import family, obstacle
 from wbench.training.job import Job, describe
-from wbench.training.population import BUDGET, family, obstacle
+from wbench.training.population import BUDGET
 
 MAX_MEMBERS = 64
 TICK = 0.25
-Arguments = dict[str, Any]
 Vectorize = Literal["auto", "always", "never"]
 Pool = Executor | Callable[[], Executor]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study has come.
-
-    Attributes:
-        done: Runs that are finished, diverged or failed.
-        total: All runs.
-        share: Work done, in [0, 1]; counts the steps of runs that are under way.
-        seconds_left: An estimate; `None` as long as nothing is known.
-        failed: Runs that failed.
-        note: Something to tell, e.g. why runs train one by one; mostly empty.
-    """
-
-    done: int
-    total: int
-    share: float
-    seconds_left: float | None
-    failed: int = 0
-    note: str = ""
-
-
-Told = Callable[[Progress], None]
-
-
-@dataclass
-class Unit:
-    """Runs that are given to a worker as one call."""
-
-    keys: list[Hashable]
-    together: bool
-    tries: int = 0
-    beat: str = ""
-
-
-@dataclass
-class Outcome:
-    """What came of many runs.
-
-    Attributes:
-        runs: Key to run, finished or diverged.
-        failures: Key to reason.
-        notes: What was remarkable, e.g. why runs were not stacked.
-    """
-
-    runs: dict[Any, Run] = field(default_factory=dict)
-    failures: dict[Any, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class Runner:
@@ -110,7 +61,9 @@ class Runner:
         if vectorize not in {"auto", "always", "never"}:
             raise StudyError(f"vectorize={vectorize!r} is not allowed; allowed: auto, always, never")
         if time_limit is not None and time_limit <= 0 or memory is not None and memory <= 0:
-            raise StudyError(f"time_limit={time_limit}, memory={memory}: a limit must be positive, or None for no limit")
+            raise StudyError(
+                f"time_limit={time_limit}, memory={memory}: a limit must be positive, or None for no limit"
+            )
         self.store, self.vectorize, self.time_limit, self.memory, self.told = store, vectorize, time_limit, memory, told
         self._given = executor
         self._inside = executor is None and workers == 1 and time_limit is None and memory is None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wbench.study.runner import Progress, Told
+from wbench.study.progress import Progress, Told
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.study.arms import Arm
 from wbench.study.levels import ArmRuns, run_arms
-from wbench.study.runner import Arguments, Outcome, Pool, Runner, Told, Vectorize
+from wbench.study.progress import Arguments, Outcome, Told
+from wbench.study.runner import Pool, Runner, Vectorize
 from wbench.task import Task
 from wbench.tasks import find_task
 from wbench.training.job import Methods, as_methods, describe
@@ -60,6 +61,7 @@ class Study:
     def __post_init__(self) -> None:
         if not self.arms:
             raise StudyError("a study needs at least one arm; arms={'baseline': None} is the task's model alone")
+        find_task(self.task)
         numbers = self.numbers
         if not numbers or any(number < 0 for number in numbers) or len(set(numbers)) < len(numbers):
             raise StudyError(f"seeds={self.seeds} is not allowed; allowed: a positive number, or distinct seeds >= 0")
@@ -135,6 +137,7 @@ class Study:
 
         store, arms = self.store or RunStore(), self.plan()
         store.check_writable()
+        store.sweep()
         found, total = ArmRuns(), sum(len(arm.points()) for arm in arms.values()) * len(self.numbers)
         with (
             bar(progress, "study", told) as tell,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.fx.experimental.proxy_tensor
 import torch.utils.flop_counter
 
 import wbench.study.worker

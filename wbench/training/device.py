@@ -90,26 +90,6 @@ def threads(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Let the C library keep up to 512 MiB of freed memory for the next allocation, once a process; glibc only.
-
-    Otherwise each temporary of 1 MiB or more is mapped and unmapped anew at each step, whose page faults cost several times
-    the arithmetic.
-
-    Returns:
-        Whether it took effect.
-    """
-    import ctypes
-
-    top_pad, trim_threshold, mmap_threshold = -2, -1, -3  # of malloc.h
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    settings = ((mmap_threshold, 32 << 20), (trim_threshold, 512 << 20), (top_pad, 64 << 20))
-    return all(libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings)
-
-
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside, and give the caller's back after.

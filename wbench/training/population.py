@@ -8,9 +8,8 @@ rounding, and do not depend on who trains beside it.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from wbench.errors import WBenchError
-from wbench.method import Context
+from wbench.machine import keep_freed_memory
 from wbench.runs import Run, RunStore
-from wbench.splits import Batch, Split, TensorSplit
-from wbench.training.device import derive, keep_freed_memory, seeded, threads
+from wbench.splits import Batch
+from wbench.training.batches import stacked_batches
+from wbench.training.device import derive, seeded, threads
+from wbench.training.families import LARGE, cost
 from wbench.training.finite import Diverged, check_weights, first_bad_output
 from wbench.training.job import Job
 from wbench.training.loop import loss_function, phase_data
@@ -34,44 +35,8 @@ from wbench.training.step import StackedStep
 
 GIB = 1 << 30
 BUDGET = 2.0
-LARGE = 20e6  # floating-point operations of a forward pass above which a CPU gains nothing by stacking (measured: 1.1 times)
-FREE = {"lr", "weight_decay", "momentum", "betas", "eps", "clip", "warmup", "final_lr"}
 STEP_HOOKS = ("before_step", "after_backward", "after_step")
 OnSteps = Callable[[int, int], None]
-
-
-def obstacle(job: Job) -> str:
-    """Return why a run cannot train in a vectorised step, as far as that shows before it starts; empty where it can.
-
-    Args:
-        job: From `describe`.
-    """
-    if job.outside:
-        return "it needs no training loop"
-    if job.task.id == "user" and not isinstance(job.task.data(job.seed)["train"], TensorSplit):
-        return "its loader decides the batches"
-    unable = [method.id for method in job.methods if not method.vectorizes]
-    return f"{', '.join(unable)} cannot be vectorised (vectorizes = False)" if unable else ""
-
-
-def family(job: Job) -> str:
-    """Return what runs must have in common to train together: equal text for runs that may.
-
-    Runs differ in seed, start, the recipe's rates and the methods' knobs; knobs that enter the step itself (of methods that
-    bring a loss or a penalty or act before each step) must agree.
-
-    Args:
-        job: From `describe`.
-    """
-    methods: list[Any] = []
-    for method in job.methods:
-        inside = any(method.overrides(hook) for hook in ("loss", "penalty", "before_step"))
-        fields = {key: value for key, value in method.fields().items() if inside or not isinstance(value, int | float)}
-        methods.append((method.id, fields if inside else sorted(method.fields()), type(method).__qualname__))
-    recipe = {key: value for key, value in job.recipe.fields().items() if key not in FREE}
-    common = {key: job.spec[key] for key in ("task", "device", "probes", "trainable", "torch", "code")}
-    roles = [sorted(job.references), job.start is None]
-    return json.dumps([methods, recipe, common, roles], sort_keys=True, default=str)
 
 
 @dataclass
@@ -144,41 +109,6 @@ def train_population(
                 else:
                     _together(group, found, tell)
     return found
-
-
-def cost(model: nn.Module, ctx: Context) -> tuple[int, int]:
-    """Return what one member of a population takes.
-
-    Args:
-        model: The prepared model.
-        ctx: Its run.
-
-    Returns:
-        Bytes (weights, gradients, two moments, data, and twice what a step keeps for backward), and the floating-point operations
-        of the forward pass on one batch.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
-    held = [part for split in ctx.splits.values() for part in getattr(split, "tensors", ())]
-    data = sum({part.data_ptr(): part.numel() * part.element_size() for part in held}.values())
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    source = phase_data(ctx).sequential(ctx.recipe.batch_size)
-    batch = tuple(part.to(ctx.device) for part in next(iter(source)))
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    counter = FlopCounterMode(display=False)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), torch.random.fork_rng(devices=[]), counter:
-        loss_function(ctx)(model, batch, ctx)
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    return 4 * weights + data + 2 * kept, counter.get_total_flops()
 
 
 @dataclass
@@ -358,55 +288,5 @@ class _Fit:
         self.active.remove(i)
 
 
-def stacked_batches(
-    splits: Sequence[Split], batch_size: int, orders: Sequence[torch.Generator], device: torch.device
-) -> Iterator[Batch]:
-    """Yield for ever the members' next batches, each part stacked to `(members, samples, ...)`; the buffers are reused.
-
-    Args:
-        splits: One a member.
-        batch_size: Samples per batch.
-        orders: One generator a member.
-        device: Where the batches go.
-
-    Raises:
-        CannotVectorizeError: If the members' batches differ in shape.
-    """
-    if all(isinstance(split, TensorSplit) and len(split) > batch_size for split in splits):
-        yield from _indexed([split for split in splits if isinstance(split, TensorSplit)], batch_size, orders, device)
-    streams = [split.batches(batch_size, order) for split, order in zip(splits, orders, strict=True)]
-    before: list[Batch] = []
-    stacked: Batch = ()
-    while True:
-        batches = [next(stream) for stream in streams]
-        if len({tuple((part.shape, part.dtype) for part in batch) for batch in batches}) > 1:
-            raise CannotVectorizeError("its batches differ in shape from those of the runs beside it")
-        if not before or any(
-            a is not b for old, new in zip(before, batches, strict=True) for a, b in zip(old, new, strict=True)
-        ):
-            stacked = tuple(torch.stack(parts).to(device) for parts in zip(*batches, strict=True))
-        before = batches
-        yield stacked
-
-
-def _indexed(
-    splits: Sequence[TensorSplit], batch_size: int, orders: Sequence[torch.Generator], device: torch.device
-) -> Iterator[Batch]:
-    sources = [split.tensors for split in splits]
-    if len({tuple((part.shape[1:], part.dtype) for part in parts) for parts in sources}) > 1:
-        raise CannotVectorizeError("its batches differ in shape from those of the runs beside it")
-    buffers = tuple(torch.empty(len(splits), batch_size, *part.shape[1:], dtype=part.dtype) for part in sources[0])
-    indices = [split.indices(batch_size, order) for split, order in zip(splits, orders, strict=True)]
-    while True:
-        for i, parts in enumerate(sources):
-            index = next(indices[i])
-            for buffer, part in zip(buffers, parts, strict=True):
-                torch.index_select(part, 0, index, out=buffer[i])
-        yield tuple(buffer.to(device, non_blocking=True) for buffer in buffers)
-
-
 def _finite(value: float) -> bool:
     return value - value == 0.0
-
-
-__all__ = ["Population", "cost", "family", "obstacle", "stacked_batches", "train_population"]
