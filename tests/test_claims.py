@@ -7,8 +7,8 @@ import pytest
 
 import wbench as wb
 from wbench.claims import Arm, Check, Claim
-from wbench.claims.arms import order_of, run_arms
 from wbench.methods import Bone, GaLore, LoRA
+from wbench.study import Runner, order_of, run_arms
 
 RECIPE = wb.Recipe(optimizer="adam", lr=1e-2, steps=15, batch_size=64)
 TASK = wb.tasks.DigitDomains(domain="rotation")
@@ -56,7 +56,9 @@ def test_two_processes_give_the_same_runs_as_one(tmp_path):
 
 def test_grid_point_is_the_best_on_validation_data_for_the_arm_as_a_whole():
     arms = {"base": Arm(grid={"lr": (1e-5, 3e-3)}), "galore": Arm((GaLore(),), grid={"galore.rank": (2, 8)})}
-    runs, chosen = run_arms(arms, TASK, RECIPE, [0, 1], wb.RunStore())
+    with Runner(wb.RunStore(), workers=1) as runner:
+        found = run_arms(arms, TASK, RECIPE, [0, 1], runner.run)
+    runs, chosen = found.at_chosen(), {name: arms[name].points()[index] for name, index in found.chosen.items()}
     assert chosen["base"] == {"lr": 3e-3}
     assert all(run.spec["recipe"]["lr"] == 3e-3 for run in runs["base"])
     losses = []

@@ -160,7 +160,8 @@ def study(
 
             executor = lambda: connect(cluster)  # noqa: E731 - made when the first run needs it
         outcome = planned.run(
-            executor, workers=workers or None, vectorize=vectorize, time_limit=time_limit or None, memory=memory or None,
+            executor, workers=workers or None, vectorize=vectorize,  # type: ignore[arg-type]
+            time_limit=time_limit or None, memory=memory or None,
             progress=not quiet,
         )  # fmt: skip
         failed = len(outcome.failures)

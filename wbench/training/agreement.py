@@ -33,7 +33,7 @@ def disagreement(task: Task | str, methods: Methods | None, recipe: Recipe, memb
     Raises:
         CannotVectorizeError: If they cannot train together; says why.
     """
-    chosen = list(members) or [methods] * len(SCALES)
+    chosen: list[Methods | None] = [*members] or [methods] * len(SCALES)
     jobs = [
         describe(task, own, seed=seed, recipe=recipe.replace(lr=recipe.lr * SCALES[seed % len(SCALES)]), probes=())
         for seed, own in enumerate(chosen)

@@ -114,7 +114,8 @@ class _Slice:
                 params.append(flat.detach().requires_grad_())
                 self._params.append((place[str(name)], params[-1], None if exact else torch.zeros_like(flat)))
             groups.append({**_plain(group), "params": params})
-        self._optimizer = type(kind)(groups)
+        make: Any = type(kind)
+        self._optimizer = make(groups)
 
     def copy_rates(self, like: torch.optim.Optimizer) -> None:
         for group, own in zip(self._optimizer.param_groups, like.param_groups, strict=True):
