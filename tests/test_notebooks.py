@@ -32,8 +32,8 @@ def tagged(path):
     return cell
 
 
-def test_the_four_notebooks_are_there():
-    assert IDS == ["checkpoint", "compare", "method", "start_here"]
+def test_the_five_notebooks_are_there():
+    assert IDS == ["checkpoint", "compare", "method", "start_here", "study"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
@@ -76,6 +76,7 @@ def test_a_notebook_is_thin(path):
         ("method", {"method": "galore", "task": "digits", "scale": "smoke", "settings": '{"rank": "8"}'},
          {"landscape1d", "landscape2d", "method.galore"}),
         ("compare", {"methods": '["nap", "bone"]', "task": "digits", "scale": "smoke"}, {"landscape1d", "landscape2d", "method.bone"}),
+        ("study", {"method": "galore", "grid": '{"rank": [2, 8]}', "seeds": 2, "scale": "smoke"}, {"spectrum", "effective_lr", "method.galore"}),
     ],
 )  # fmt: skip
 def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, name, parameters, probes):
@@ -88,7 +89,7 @@ def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, nam
     assert not [output for output in outputs if output.output_type == "error"]
     kinds = [set(output.get("data", {})) for output in outputs]
     drawn = [kind for kind in kinds if "application/vnd.plotly.v1+json" in kind]
-    assert len(drawn) >= {"start_here": 3, "checkpoint": 2, "method": 8, "compare": 8}[name]
+    assert len(drawn) >= {"start_here": 3, "checkpoint": 2, "method": 8, "compare": 8, "study": 4}[name]
     assert all("text/html" in kind for kind in drawn)
     assert not any("jupyter.widget" in mime for kind in kinds for mime in kind)
     runs = wb.RunStore(store).runs()
@@ -104,10 +105,11 @@ def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, nam
     [
         ("method", {"method": HOSTILE}, "UnknownNameError"),
         ("method", {"method": "galore", "settings": json.dumps({"layers": HOSTILE}), "task": "digits", "scale": "smoke"},
-         "LayerMatchError"),
+         "matches no layer"),
         ("method", {"method": "galore", "settings": json.dumps({HOSTILE: "1"})}, "KnobError"),
         ("compare", {"methods": HOSTILE}, "JSONDecodeError"),
         ("checkpoint", {"path": HOSTILE}, "CheckpointError"),
+        ("study", {"grid": HOSTILE}, "StudyError: grid="),
     ],
 )  # fmt: skip
 def test_a_parameter_with_quotes_newlines_and_code_stays_data(elsewhere, name, parameters, error):

@@ -59,9 +59,9 @@ def test_a_run_that_raises(tmp_path, whole, trouble, workers):
 def test_a_run_that_hangs_is_ended_at_its_time_limit(tmp_path, whole, trouble):
     trouble.write_text("hang 4")
     store = wb.RunStore(tmp_path / "runs")
-    outcome = study(store).run(workers=2, time_limit=3.0)
-    assert len(outcome.failures) == 1
-    after_fault(store, whole, trouble, [4], "limit of 3")
+    outcome = study(store).run(workers=3, time_limit=10.0)  # two runs a worker: 20 seconds, then 10
+    assert list(outcome.failures) == [("t", 4, 0)], outcome.failures
+    after_fault(store, whole, trouble, [4], "limit of 10")
 
 
 def test_a_run_that_exhausts_memory(tmp_path, whole, trouble):

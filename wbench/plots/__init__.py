@@ -9,11 +9,12 @@ from wbench.plots.intervals import intervals
 from wbench.plots.landscape import landscape
 from wbench.plots.metrics import metrics
 from wbench.plots.plasticity import plasticity
+from wbench.plots.response import response
 from wbench.plots.sheet import sheet
 from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "sheet",
+    "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "response", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,30 @@ def write_frame(path: Path, frame: pd.DataFrame, name: str) -> None:
     except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's own kinds derive from these
         reason = str(error).splitlines()[0]
         raise RunError(f"table '{name}' cannot be kept as Parquet: {reason}; give each column one type") from error
+    sync(path)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as Parquet and flush it to disk; a float column `value` among them.
+
+    Args:
+        path: File.
+        rows: Each with all columns.
+        columns: In order.
+
+    Raises:
+        RunError: If Parquet cannot hold them.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        parts = {name: [row[name] for row in rows] for name in columns if name != "value"}
+        values = pa.array([row["value"] for row in rows], pa.float64(), from_pandas=False)
+        parquet.write_table(pa.table({**parts, "value": values}).select(list(columns)), path)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"metrics cannot be kept as Parquet: {reason}; give each column one type") from error
     sync(path)
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from wbench.errors import RunError, closest
-from wbench.runs.files import Snapshot, check_name, checksums, snapshot, sync, write_frame, write_json, write_tensors
+from wbench.runs.files import (
+    Snapshot,
+    check_name,
+    checksums,
+    snapshot,
+    sync,
+    write_frame,
+    write_json,
+    write_rows,
+    write_tensors,
+)
 from wbench.runs.record import FORMAT, KEPT, STATUSES
 from wbench.runs.run import Run
 from wbench.runs.spec import canonical, run_id
@@ -160,23 +170,18 @@ class RunWriter:
             raise failure from error
 
     def _write(self, folder: Path, status: str, reason: str) -> None:
-        metrics = self.metrics
-        metrics["value"] = metrics["value"].astype(float)
-        write_frame(folder / "metrics.parquet", metrics, "metrics")
+        write_rows(folder / "metrics.parquet", self._rows, COLUMNS)
         for name in self._tables:
             write_frame(folder / f"{name}.parquet", self.probe(name), name)
         for name, kept in self._tensors.items():
             write_tensors(folder / f"{name}.safetensors", kept)
-        last = metrics.drop_duplicates(["split", "name"], keep="last")
         record = {
             "format": FORMAT,
             "id": self.id,
             "created": float(time.time()),
             "status": status,
             "reason": reason,
-            "summary": {
-                f"{s}.{n}": float(v) for s, n, v in zip(last["split"], last["name"], last["value"], strict=True)
-            },
+            "summary": {f"{row['split']}.{row['name']}": row["value"] for row in self._rows},
             "spec": self.spec,
             "info": self.info,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 
 from wbench.splits import Batch, Split, TensorSplit
 from wbench.training.stack import CannotVectorizeError
 
+POOL = 1 << 28  # bytes of data that are kept in one piece, so that one step's batches are one look-up
+
 
 def stacked_batches(
     splits: Sequence[Split], batch_size: int, orders: Sequence[torch.Generator], device: torch.device
 ) -> Iterator[Batch]:
-    """Yield for ever the members' next batches, each part stacked to `(members, samples, ...)`; the buffers are reused.
+    """Yield for ever the members' next batches, each part stacked to `(members, samples, ...)`.
 
     Args:
         splits: One a member.
@@ -47,11 +50,16 @@ def _indexed(
     sources = [split.tensors for split in splits]
     if len({tuple((part.shape[1:], part.dtype) for part in parts) for parts in sources}) > 1:
         raise CannotVectorizeError("its batches differ in shape from those of the runs beside it")
-    buffers = tuple(torch.empty(len(splits), batch_size, *part.shape[1:], dtype=part.dtype) for part in sources[0])
     indices = [split.indices(batch_size, order) for split, order in zip(splits, orders, strict=True)]
+    keys = [tuple(map(id, parts)) for parts in sources]
+    unique = dict(zip(keys, sources, strict=True))
+    if sum(part.nbytes for parts in unique.values() for part in parts) > POOL:
+        while True:
+            found = [[part[index] for part in parts] for parts, index in zip(sources, map(next, indices), strict=True)]
+            yield tuple(torch.stack(parts).to(device, non_blocking=True) for parts in zip(*found, strict=True))
+    starts = dict(zip(unique, accumulate([0, *(len(parts[0]) for parts in unique.values())]), strict=False))
+    offsets = torch.tensor([[starts[key]] for key in keys])
+    pool = [torch.cat(parts).to(device) for parts in zip(*unique.values(), strict=True)]
     while True:
-        for i, parts in enumerate(sources):
-            index = next(indices[i])
-            for buffer, part in zip(buffers, parts, strict=True):
-                torch.index_select(part, 0, index, out=buffer[i])
-        yield tuple(buffer.to(device, non_blocking=True) for buffer in buffers)
+        index = torch.stack([next(order) for order in indices]).add_(offsets).to(device, non_blocking=True)
+        yield tuple(part.index_select(0, index.flatten()).unflatten(0, index.shape) for part in pool)

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.fx import GraphModule, Node
 
 from wbench.method import Context
 from wbench.splits import Batch
+from wbench.training.graph import simplify
 from wbench.training.loop import LossFunction, objective
 from wbench.training.stack import CannotVectorizeError, Stack
 
 Outcome = tuple[Tensor, list[Tensor | None]]
 Function = Callable[[dict[str, Tensor], Batch], Any]
-aten = torch.ops.aten
 
 
 class _Objective(nn.Module):
@@ -122,13 +121,13 @@ class StackedStep:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         kept = self._buffers()
-        self._plainly(batch)  # says what cannot be vectorised, undisguised
-        self._put_back(kept)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 recorded = make_fx(self._direct)(self.stack.tensors, batch)
-        except Exception:  # what cannot be recorded runs as it is
+        except Exception:  # what cannot be recorded runs as it is, or says why not even that
+            self._put_back(kept)
+            self._plainly(batch)
             self._put_back(kept)
             return self._direct_outside_of_no_grad
         self._put_back(kept)
@@ -213,63 +212,3 @@ def _reason(error: RuntimeError) -> str:
     if "data-dependent" in text or ".item()" in text or "control flow" in text:
         return "its forward pass branches on values of tensors"
     return f"torch.func cannot vectorise it: {text.splitlines()[0]}"
-
-
-def simplify(recorded: GraphModule) -> GraphModule:
-    """Return a recorded step without what it computes twice or for nothing. Graphs that write in place are left as they are.
-
-    Weight gradients are computed in the layout of their weight, `(X^T G)^T = G^T X`: elementwise work on mixed layouts is slow.
-
-    Args:
-        recorded: From `make_fx`; changed in place.
-    """
-    graph = recorded.graph
-    calls = [node for node in graph.nodes if node.op == "call_function"]
-    if any(getattr(node.target, "_schema", None) is None or node.target._schema.is_mutable for node in calls):
-        return recorded
-    for node in calls:
-        if _changes_nothing(node):
-            node.replace_all_uses_with(node.args[0])
-    seen: dict[Any, Node] = {}
-    for node in calls:
-        key = repr((str(node.target), node.args, sorted(node.kwargs.items())))
-        first = seen.setdefault(key, node)
-        if first is not node:
-            node.replace_all_uses_with(first)
-    graph.eliminate_dead_code()
-    for node in [node for node in graph.nodes if _is_transpose(node)]:
-        product = node.args[0]
-        if product.target is aten.bmm.default and len(product.users) == 1:
-            left, right = product.args
-            with graph.inserting_before(node):
-                swapped = [_transposed(graph, part) for part in (right, left)]
-                node.replace_all_uses_with(graph.call_function(aten.bmm.default, tuple(swapped)))
-    for node in graph.nodes:  # products have changed their layout
-        if node.op == "call_function" and node.target in (aten.view.default, aten._unsafe_view.default):
-            node.target = aten.reshape.default
-    graph.eliminate_dead_code()
-    graph.lint()
-    recorded.recompile()
-    return recorded
-
-
-def _is_transpose(node: Any) -> bool:
-    return node.op == "call_function" and node.target is aten.transpose.int and tuple(node.args[1:]) == (1, 2)
-
-
-def _transposed(graph: Any, node: Node) -> Any:
-    return node.args[0] if _is_transpose(node) else graph.call_function(aten.transpose.int, (node, 1, 2))
-
-
-def _changes_nothing(node: Node) -> bool:
-    views = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
-    if node.target in views:
-        return _shape(node) is not None and _shape(node) == _shape(node.args[0])
-    if node.target is aten.detach.default:
-        return True
-    return node.target is aten.mul.Scalar and type(node.args[1]) is int and node.args[1] == 1
-
-
-def _shape(node: Any) -> Sequence[int] | None:
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
-    return tuple(value.shape) if hasattr(value, "shape") else None
