@@ -225,3 +225,36 @@ def test_command_line_trains_shows_and_goes_on(tmp_path, capsys):
     with pytest.raises(KnobError, match=r"allowed endings: \.parquet, \.csv"):
         app(["study", str(file), "--show", "--out", "x.txt"], standalone_mode=False)
     assert "wbench.study" in sys.modules
+
+
+def test_what_a_table_has_in_common_with_the_grid_is_told_apart(tmp_path):
+    """`effective_lr` records the rate in use as `lr`; a grid over `lr` has the peak under that name."""
+    recipe = RECIPE.replace(schedule="linear")
+    study = wb.Study(
+        "digits", {"plain": None}, {"lr": [1e-3, 1e-2]}, seeds=1, recipe=recipe, store=wb.RunStore(tmp_path)
+    )
+    study.run(workers=1)
+    table = study.table("effective_lr")
+    assert set(table["lr"]) == {1e-3, 1e-2} and table["effective_lr.lr"].nunique() > 2
+    assert not table.columns.duplicated().any()
+
+
+def test_without_the_metric_that_chooses_no_point_is_chosen_and_the_study_says_so(tmp_path):
+    """`digit_streams` has no validation data."""
+    recipe = wb.tasks.get("digit_streams")().recipe("smoke")
+    study = wb.Study(
+        "digit_streams",
+        {"plain": None},
+        {"lr": [0.01, 0.02]},
+        seeds=1,
+        recipe=recipe,
+        probes=(),
+        store=wb.RunStore(tmp_path),
+    )
+    outcome = study.run(workers=1)
+    assert len(outcome.runs) == 2 and not outcome.failures
+    assert any("no point of arm 'plain' is chosen" in note and "valid.loss" in note for note in outcome.notes)
+    started = dataclasses.replace(
+        study, arms={"plain": wb.Arm(grid={"lr": (0.01, 0.02)}), "next": wb.Arm(start="plain")}, grid={}
+    )
+    assert "next" in {arm for arm, _, _ in started.run(workers=1).failures}

@@ -7,7 +7,6 @@ checked strictly (an `int` is a valid `float`; a string is never a number); the 
 
 from __future__ import annotations
 
-import json
 import math
 import types
 from collections.abc import Mapping
@@ -219,7 +218,7 @@ class Knobs(BaseModel):
 
     def fields(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, for the run record."""
-        return dict(json.loads(self.model_dump_json()))
+        return self.model_dump(mode="json")
 
     def __str__(self) -> str:
         changed = {k: v for k, v in self if k in type(self).model_fields and v != type(self).model_fields[k].default}

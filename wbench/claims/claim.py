@@ -145,6 +145,10 @@ class Claim:
                 f"claim {self.id}: {len(found.outcome.failures)} run(s) failed, the first of arm '{arm}' with seed {seed}: {reason}"
             )
 
+        missing = [name for name in self.arms if name not in found.chosen]
+        if missing:
+            raise ClaimError(f"claim {self.id}: {'; '.join(found.outcome.notes) or f'no run of arm {missing[0]}'}")
+
     def _values(self, runs: Mapping[str, list[Run]], seeds: list[int]) -> dict[str, dict[str, np.ndarray]]:
         import numpy as np
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from wbench.errors import RunError
 
+PLAIN = frozenset({str, int, bool})
+
 
 def canonical(value: Any, path: str = "spec") -> str:
     """Return a value as canonical JSON: sorted keys, no spaces, floats as Python prints them.
@@ -24,7 +26,8 @@ def canonical(value: Any, path: str = "spec") -> str:
     Raises:
         RunError: If a value cannot be written as JSON; names its place.
     """
-    return json.dumps(_plain(value, path), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    found = value if _is_plain(value) else _plain(value, path)
+    return json.dumps(found, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def run_id(spec: Mapping[str, Any]) -> str:
@@ -59,6 +62,16 @@ def loaded_id(spec: Mapping[str, Any]) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _is_plain(value: Any) -> bool:
+    # what JSON takes as it is: nearly every spec, told fast
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _is_plain(part) for key, part in value.items())
+    if kind is list or kind is tuple:
+        return all(map(_is_plain, value))
+    return value is None or kind in PLAIN or kind is float and math.isfinite(value)
 
 
 def _plain(value: Any, path: str) -> Any:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from wbench.runs.store import RunStore
 
 COLUMNS = ["step", "phase", "split", "name", "value"]
+NAMES = frozenset(COLUMNS)
 REMEDY = {errno.ENOSPC: "free space", errno.EROFS: "choose a writable folder", errno.EACCES: "choose a writable folder"}
 
 
@@ -65,7 +66,7 @@ class RunWriter:
             RunError: If a row lacks one of them or has more, or its value is no number.
         """
         for row in rows:
-            if row.keys() != set(COLUMNS):
+            if row.keys() != NAMES:
                 raise RunError(f"a metric row has {', '.join(COLUMNS)}; got {', '.join(map(str, row))}")
             try:
                 self._rows.append({**row, "value": float(row["value"])})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wbench.errors import WBenchError
+from wbench.errors import RunError, WBenchError
 from wbench.recipe import Recipe
 from wbench.runs import Run
 from wbench.study.arms import Arm, order_of
@@ -23,7 +23,7 @@ class ArmRuns:
 
     Attributes:
         outcome: Every run by (arm, index of the grid's point, seed), and what failed.
-        chosen: Arm to the index of its grid point that is best on validation data.
+        chosen: Arm to the index of its grid point that is best on validation data; arms whose runs lack the metric are left out.
         seeds: In order.
     """
 
@@ -80,7 +80,11 @@ def run_arms(
                         found.outcome.failures[key] = str(error)
         work(wanted, found.outcome)
         for name in level:
-            found.chosen[name] = _choose(arms[name], name, found)
+            try:
+                found.chosen[name] = _choose(arms[name], name, found)
+            except RunError as error:
+                remedy = "name a metric that is there, as Arm(select=..., select_by=(..., 'min'))"
+                found.outcome.notes.append(f"no point of arm '{name}' is chosen: {error}; {remedy}")
     return found
 
 
@@ -95,7 +99,7 @@ def _arguments(
     every: int | None,
 ) -> Arguments:
     def needed(name: str) -> Run:
-        run = found.outcome.runs.get((name, found.chosen[name], seed))
+        run = found.outcome.runs.get((name, found.chosen.get(name, -1), seed))
         if run is None:
             raise WBenchError(f"arm '{name}', which it needs, has no run with seed {seed}")
         return run

@@ -198,7 +198,8 @@ class Study:
             name: `metrics`, or a probe: `spectrum`, `histogram`, `effective_lr`, `method.<id>`, `items`.
 
         Returns:
-            The table's columns after arm, the grid's fields, seed and run; runs without that table are left out.
+            The table's columns after arm, the grid's fields, seed and run; one that is named like a field of the grid becomes
+            `<table>.<name>`. Runs without that table are left out.
         """
         import pandas as pd
 
@@ -210,7 +211,8 @@ class Study:
             frame = run.metrics if name == "metrics" else run.probe(name)
             point = arms[arm].points()[index]
             labels = pd.DataFrame([{"arm": arm, **point, "seed": seed, "run": run.id}] * len(frame), index=frame.index)
-            frames.append(pd.concat([labels, frame], axis=1))
+            own = frame.rename(columns={key: f"{name}.{key}" for key in labels.columns if key in frame.columns})
+            frames.append(pd.concat([labels, own], axis=1))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"arm": [], "seed": [], "run": []})
 
     def _recipe(self) -> Recipe:

@@ -103,7 +103,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a stack trace for each device that is not there
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed takes a stack trace for each device that is not there
         if devices:
             torch.cuda.manual_seed_all(seed)
         yield

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,12 @@ from torch.fx import Graph, GraphModule, Node
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
-LIKE = {aten.ones_like.default: 1.0, aten.zeros_like.default: 0.0, aten.new_zeros.default: 0.0, aten.new_ones.default: 1.0}
+LIKE = {
+    aten.ones_like.default: 1.0,
+    aten.zeros_like.default: 0.0,
+    aten.new_zeros.default: 0.0,
+    aten.new_ones.default: 1.0,
+}
 COMMUTE = (aten.mul.Tensor, aten.add.Tensor)
 
 
@@ -51,7 +56,7 @@ def _drop_idle(graph: Graph) -> None:
         same = node.target in VIEWS and _shape(node) is not None and _shape(node) == _shape(node.args[0])
         one = node.target is aten.mul.Scalar and type(node.args[1]) is int and node.args[1] == 1
         if same or one or node.target is aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(cast(Node, node.args[0]))
     graph.eliminate_dead_code()
 
 
@@ -63,9 +68,9 @@ def _fold_constants(recorded: GraphModule) -> None:
         if node.target in LIKE and isinstance(like, Tensor):
             values[node] = torch.full(tuple(like.shape), LIKE[node.target], dtype=like.dtype, device=like.device)
         elif set(node.all_input_nodes) <= values.keys() and isinstance(like, Tensor) and not _draws(node):
-            values[node] = node.target(
-                *torch.fx.map_arg(node.args, values.__getitem__), **torch.fx.map_arg(node.kwargs, values.__getitem__)
-            )
+            function = cast(Callable[..., Tensor], node.target)
+            given, named = (torch.fx.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+            values[node] = function(*given, **named)
     for number, (node, value) in enumerate(values.items()):
         if any(user not in values for user in node.users):
             name = f"constant{number}"

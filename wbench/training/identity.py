@@ -84,6 +84,6 @@ def run_spec(
         "probes": dict(probes),
         "start": start,
         "references": dict(references),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "code": code_digest(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class Job:
     references: Mapping[str, Run | nn.Module] = field(default_factory=dict)
     members: Mapping[str, Run | nn.Module] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name of the run."""
         return run_id(self.spec)
