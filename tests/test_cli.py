@@ -48,7 +48,7 @@ def test_help_answers_within_half_a_second():
         )
         times.append(time.perf_counter() - begin)
     assert min(times) < 0.5
-    for command in ("methods", "train", "probe", "claim", "report", "runs", "init"):
+    for command in ("methods", "train", "probe", "claim", "study", "report", "sweep", "runs", "init"):
         assert f" {command} " in done.stdout
 
 
@@ -161,6 +161,8 @@ def test_a_setting_that_would_be_ignored_or_is_not_allowed_is_refused_before_tra
         (("claim", "bonne"), "bone"),
         (("report", "wait_compander"), "weight_compander"),
         (("report", "nap", "--task", "mnits"), "mnist"),
+        (("sweep", "nap", "lrr"), "lr"),
+        (("sweep", "galor", "rank"), "galore"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_closest(wbench, tmp_path, monkeypatch, args, near):
@@ -338,7 +340,7 @@ def test_init_copies_the_notebooks_and_overwrites_nothing(wbench, tmp_path):
     status, out, _ = wbench("init", str(target))
     names = {path.name for path in target.iterdir()}
     assert status == 0
-    assert names == {"start_here.ipynb", "method.ipynb", "compare.ipynb", "checkpoint.ipynb"}
+    assert names == {"start_here.ipynb", "method.ipynb", "compare.ipynb", "checkpoint.ipynb", "study.ipynb"}
     assert {line.rpartition(os.sep)[2] for line in out.splitlines()} == names
     (target / "method.ipynb").write_text("mine")
     (target / "compare.ipynb").unlink()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from html.parser import HTMLParser
@@ -238,6 +239,20 @@ def failing(folder):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "failing.ipynb")
     return folder / "failing.ipynb"
+
+
+@pytest.mark.slow
+def test_a_sweep_on_the_command_line_leaves_one_page_and_is_quiet_when_asked(tmp_path):
+    """In a process of its own, as what must stay quiet is what its kernel writes."""
+    argv = ["sweep", "baseline", "lr=0.01,0.1", "batch_size=16,64", "--scale", "smoke", "--seeds", "2", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wbench.cli", *argv], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    page = tmp_path / "out" / "study-baseline.html"
+    assert done.stderr == "" and done.stdout.startswith("out/study-baseline.html (")
+    text = page.read_text()
+    assert text.count('class="plotly-graph-div"') >= 3 and "8 runs, 8 of them trained in vectorised steps" in text
+    assert "% |" not in text and "runs, ? left" not in text
 
 
 def test_a_failing_cell_is_a_report_error_and_the_partial_notebook_is_kept(tmp_path):

@@ -211,6 +211,35 @@ def report(
     print(f"{made.html} ({made.html.stat().st_size / 1e6:.1f} MB)")
 
 
+@app.command()
+def sweep(
+    method: Annotated[str, typer.Argument(help="Id of a method; or: baseline.")],
+    knob: Annotated[list[str], typer.Argument(help="KNOB=VALUE,VALUE,...; a knob alone takes values over its slider.")],
+    task: Annotated[str, typer.Option(help="What is trained on.")] = "digits",
+    scale: Scale = "cpu",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds at every point.")] = 8,
+    settings: Set = [],  # noqa: B006
+    out: Annotated[str, typer.Option(help="Folder for notebook and HTML.")] = "out",
+    store: Store = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Sweep knobs of a method, or fields of the recipe such as lr, and write one interactive HTML file of the responses."""
+    from wbench.errors import KnobError
+    from wbench.reports import sweep as make_sweep
+
+    grid: dict[str, list[str]] = {}
+    for given in knob:
+        name, _, values = given.partition("=")
+        if not name or name in grid:
+            raise KnobError(f"{given!r} is not allowed; allowed: each knob once, as KNOB=VALUE,VALUE,... or KNOB")
+        grid[name] = [value.strip() for value in values.split(",") if value.strip()]
+    made = make_sweep(
+        "" if method == "baseline" else method, grid, task=task, scale=scale, seeds=seeds,
+        settings=_pairs(settings, "--set"), out=out, store=_store(store), progress=not quiet,
+    )  # fmt: skip
+    print(f"{made.html} ({made.html.stat().st_size / 1e6:.1f} MB)")
+
+
 @app.command("init")
 def init(folder: Annotated[str, typer.Argument(help="Where to copy the notebooks.")] = "notebooks") -> None:
     """Copy the notebooks out of the package, so that they can be opened and changed."""

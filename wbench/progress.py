@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 CHANNEL = "WBENCH_PROGRESS"
+PAUSE = 1.0  # seconds between lines where they may end up one below the other
 
 
 def bar(**options: Any) -> Any:
@@ -22,5 +23,5 @@ def bar(**options: Any) -> Any:
 
     channel = os.environ.get(CHANNEL)
     if channel and os.path.exists(channel):
-        return tqdm(file=open(channel, "a", encoding="utf-8", buffering=1), mininterval=0.5, **options)
-    return tqdm(file=sys.stderr, **options)
+        return tqdm(file=open(channel, "a", encoding="utf-8", buffering=1), mininterval=PAUSE, **options)
+    return tqdm(file=sys.stderr, mininterval=0.1 if sys.stderr.isatty() else PAUSE, **options)

@@ -249,13 +249,12 @@ def _add_menu(figure: go.Figure, traces: list[_Trace], numbers: dict[str, np.nda
     panel_count, buttons = max(trace.place for trace in traces) + 1, list[dict[str, Any]]()
     for name, values in numbers.items():
         data = [trace.data(values, name) for trace in traces]
-        axis = _value_axis(traces, data, values)
-        titles = [_in_lines(name) if place % columns == 0 else "" for place in range(panel_count)]
-        axes = {
-            f"{_y(place)}.{key}": value
-            for place, title in enumerate(titles)
-            for key, value in {**axis, "title.text": title}.items()
-        }
+        axes: dict[str, Any] = {}
+        for place in range(panel_count):
+            own = [(trace, part) for trace, part in zip(traces, data, strict=True) if trace.place == place]
+            title = _in_lines(name) if place % columns == 0 else ""
+            axis = {**_value_axis(own, values), "title.text": title}
+            axes |= {f"{_y(place)}.{key}": value for key, value in axis.items()}
         if not buttons:
             figure.update_layout({key.replace(".", "_"): value for key, value in axes.items()})
         changes = {key: [part[key] for part in data] for key in ("y", "hovertext")}
@@ -267,8 +266,8 @@ def _add_menu(figure: go.Figure, traces: list[_Trace], numbers: dict[str, np.nda
     figure.update_layout(updatemenus=[menu])
 
 
-def _value_axis(traces: list[_Trace], data: list[dict[str, list[Any]]], values: np.ndarray) -> dict[str, Any]:
-    seen = np.concatenate([values[group.rows] for trace in traces for group in trace.groups])
+def _value_axis(drawn: list[tuple[_Trace, dict[str, list[Any]]]], values: np.ndarray) -> dict[str, Any]:
+    seen = np.concatenate([values[group.rows] for trace, _ in drawn for group in trace.groups])
     seen = seen[np.isfinite(seen)]
     axis: dict[str, Any] = {"type": "linear", "range": [0.0, 1.0], "dtick": None, "exponentformat": "power"}
     if not len(seen):
@@ -279,7 +278,7 @@ def _value_axis(traces: list[_Trace], data: list[dict[str, list[Any]]], values: 
         first, last = axis["range"]
         return {**axis, "range": [first, last + 0.1 * (last - first)]}
     span = high - low or abs(high) or 1.0
-    ends = [y for trace, part in zip(traces, data, strict=True) if trace.kind == "interval" for y in part["y"]]
+    ends = [y for trace, part in drawn if trace.kind == "interval" for y in part["y"]]
     ends = [min(max(end, low - span / 2), high + span / 2) for end in ends if end is not None]
     low, high = min([low, *ends]), max([high, *ends])
     span = high - low or span

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,7 @@ def report(
         else {"method": methods[0], "settings": json.dumps(dict(settings or {}))}
     )
     source = notebooks_dir() / ("compare.ipynb" if side_by_side else "method.ipynb")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
         for stale in methods:
             (folder / f"verdict-{stale}.json").unlink(missing_ok=True)
         executed = execute(source, folder / f"{name}.ipynb", parameters, progress=progress)
@@ -105,11 +105,68 @@ def report(
             name: folder / f"verdict-{name}.json" for name in methods if (folder / f"verdict-{name}.json").exists()
         }
         outcomes = {name: json.loads(path.read_text())["verdict"]["outcome"] for name, path in verdicts.items()}
+    return Report(executed, page, verdicts, outcomes)
+
+
+def sweep(
+    method: str,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    task: str = "digits",
+    scale: str = "cpu",
+    seeds: int = 8,
+    settings: Mapping[str, str] | None = None,
+    out: str | Path = "out",
+    store: RunStore | None = None,
+    progress: bool = True,
+) -> Report:
+    """Execute `study.ipynb`: how metrics, spectrum and effective learning rate answer to knobs; and write one HTML file.
+
+    Args:
+        method: Id of the method; empty: the baseline alone.
+        grid: Knob of the method, or field of the recipe, to values, numbers or text; none: about five over its slider.
+        task: What is trained on.
+        scale: `smoke`, `cpu` or `gpu`.
+        seeds: Seeds at every point of the grid.
+        settings: Knob or recipe field to text value: what stays fixed.
+        out: Folder for the files; made when needed.
+        store: Where runs are kept and found.
+        progress: Show progress per cell and per training step on standard error.
+
+    Returns:
+        The files; without verdicts.
+
+    Raises:
+        ReportError: If a cell fails (the partial notebook is kept and named) or the folder cannot be written.
+        WBenchError: If a method, task, knob, value or scale is not allowed; nothing is executed then.
+    """
+    from wbench.reports.study_plan import sweep as plan
+
+    store, folder = store or RunStore(), Path(out)
+    given = {
+        "task": task, "method": method, "settings": json.dumps(dict(settings or {})),
+        "grid": json.dumps({key: list(values) for key, values in grid.items()}), "seeds": seeds, "scale": scale,
+    }  # fmt: skip
+    plan(**given, store=store)  # refuses what is not allowed, before a kernel starts
+    store.check_writable()
+    with _writing(folder):
+        name = f"study-{method or 'baseline'}"
+        executed = execute(
+            notebooks_dir() / "study.ipynb", folder / f"{name}.ipynb", {**given, "store": store.url}, progress=progress
+        )
+        page = to_html(executed, folder / f"{name}.html", title=f"wbench: {method or 'baseline'} by {', '.join(grid)}")
+    return Report(executed, page, {}, {})
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise ReportError(
             f"the report cannot be written to {folder}: {error.strerror or error}; choose another folder with --out"
         ) from error
-    return Report(executed, page, verdicts, outcomes)
 
 
 def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progress: bool = True) -> Path:
@@ -132,7 +189,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], *, progre
 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
-        with relayed():
+        with relayed(progress):
             papermill.execute_notebook(  # a failing notebook is written as far as it came
                 str(source), str(target), parameters=dict(parameters), kernel_name="python3", progress_bar=progress,
                 store_widget_state=False, cwd=str(Path.cwd()), autosave_cell_every=0, request_save_on_cell_execute=False,

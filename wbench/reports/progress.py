@@ -14,12 +14,22 @@ from wbench.progress import CHANNEL
 
 
 @contextlib.contextmanager
-def relayed() -> Iterator[None]:
+def relayed(show: bool = True) -> Iterator[None]:
     """Pass on to standard error what progress bars write in kernels that are started meanwhile.
+
+    Args:
+        show: Whether to; else they write nothing, so that the page shows no half-drawn bars either.
 
     Yields:
         Nothing.
     """
+    if not show:
+        os.environ[CHANNEL] = os.devnull
+        try:
+            yield
+        finally:
+            os.environ.pop(CHANNEL, None)
+        return
     with tempfile.TemporaryDirectory() as folder:
         channel = Path(folder) / "progress"
         channel.touch()

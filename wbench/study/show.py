@@ -34,7 +34,8 @@ def bar(show: bool, name: str, told: Told | None = None) -> Iterator[Told | None
         parts = [f"{progress.done} of {progress.total} runs", f"{clock(progress.seconds_left)} left"]
         if progress.failed:
             parts.append(f"{progress.failed} failed")
-        line.set_postfix_str(", ".join(parts))
+        line.set_postfix_str(", ".join(parts), refresh=False)
+        line.update(0)
         if progress.note:
             line.write(progress.note)
         if told is not None:

@@ -69,7 +69,8 @@ def _fold_constants(recorded: GraphModule) -> None:
             values[node] = torch.full(tuple(like.shape), LIKE[node.target], dtype=like.dtype, device=like.device)
         elif set(node.all_input_nodes) <= values.keys() and isinstance(like, Tensor) and not _draws(node):
             function = cast(Callable[..., Tensor], node.target)
-            given, named = (torch.fx.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+            given = cast(tuple[Any, ...], torch.fx.map_arg(node.args, values.__getitem__))
+            named = cast(dict[str, Any], torch.fx.map_arg(node.kwargs, values.__getitem__))
             values[node] = function(*given, **named)
     for number, (node, value) in enumerate(values.items()):
         if any(user not in values for user in node.users):

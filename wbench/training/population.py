@@ -36,7 +36,8 @@ from wbench.training.step import StackedStep
 GIB = 1 << 30
 BUDGET = 2.0
 STEP_HOOKS = ("before_step", "after_backward", "after_step")
-OnSteps = Callable[[int, int], None]
+ENDING = 0.05  # of the time of a run's steps: evaluating and keeping it
+OnSteps = Callable[[float, float], None]
 
 
 @dataclass
@@ -67,7 +68,7 @@ def train_population(
         store: Where the runs are kept.
         budget: GiB that the members of one step may take; more members train in chunks, one after another.
         always: Stack models that are so large that a CPU gains nothing by it, too.
-        on_step: Called with (steps done, steps in all), counted over all members.
+        on_step: Called with (steps done, steps in all), counted over all members; keeping a run counts as some steps.
 
     Returns:
         The runs, and what could not be vectorised.
@@ -75,10 +76,10 @@ def train_population(
     Raises:
         MemoryError: If even so the memory does not suffice; likewise torch's errors of that kind.
     """
-    found, taken, total = Population(), 0, sum(job.recipe.total_steps for job in jobs)
-    done = 0
+    found, taken = Population(), 0
+    total, done = sum((1.0 + ENDING) * job.recipe.total_steps for job in jobs), 0.0
 
-    def tell(steps: int) -> None:
+    def tell(steps: float) -> None:
         nonlocal done
         done += steps
         if on_step is not None:
@@ -153,7 +154,7 @@ def _grouped(members: Iterable[_Member]) -> list[list[_Member]]:
     return list(groups.values())
 
 
-def _together(members: list[_Member], found: Population, tell: Callable[[int], None]) -> None:
+def _together(members: list[_Member], found: Population, tell: Callable[[float], None]) -> None:
     begin = time.perf_counter()
     try:
         finished = _Fit(members, found, tell).run()
@@ -167,12 +168,13 @@ def _together(members: list[_Member], found: Population, tell: Callable[[int], N
         with member.turn():
             session.finish(member.model)
         found.runs[member.place] = session.commit(seconds=share)
+        tell(ENDING * session.job.recipe.total_steps)
 
 
 class _Fit:
     """The training loop of `loop.fit`, for many members at once."""
 
-    def __init__(self, members: list[_Member], found: Population, tell: Callable[[int], None]) -> None:
+    def __init__(self, members: list[_Member], found: Population, tell: Callable[[float], None]) -> None:
         self.members, self.found, self.tell = members, found, tell
         self.active = list(range(len(members)))
         self.contexts = [member.session.ctx for member in members]
