@@ -16,6 +16,18 @@ def test_ten_lines_run_as_printed(capsys, monkeypatch, tmp_path):
     assert "stable_rank" in capsys.readouterr().out
 
 
+def test_study_runs_as_printed_but_shorter(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WBENCH_HOME", raising=False)
+    code = re.search(r"```python\n(study = .*?)```", README, re.S).group(1)
+    space = {"wb": wb}
+    exec(compile(code.replace("seeds=8", 'seeds=2, scale="smoke"'), "README.md", "exec"), space)
+    frame = space["study"].frame()
+    assert len(frame) == 12 and set(frame["status"]) == {"finished"}
+    question = re.search(r"wb\.runs\('(.*?)'\)", code).group(1)
+    assert len(wb.runs(question)) == 6
+
+
 def test_example_of_a_method_keeps_the_contract():
     from typing import ClassVar
 

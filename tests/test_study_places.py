@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import ClassVar
 
+import fsspec
 import psutil
 import pytest
 from s3_server import needs_s3, serving
@@ -86,13 +87,19 @@ def study(store):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The uninterrupted study, in this process."""
-    store = wb.RunStore(tmp_path_factory.mktemp("whole"))
+def local(tmp_path_factory):
+    """The store of the uninterrupted study, in this process."""
+    store = wb.RunStore(tmp_path_factory.mktemp("local"))
     outcome = study(store).run(workers=1)
     assert not outcome.failures and len(outcome.runs) == TOTAL
     assert sum("vectorized" in run.info for run in outcome.runs.values()) == 8
-    return contents(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def whole(local):
+    """What it holds."""
+    return contents(local)
 
 
 def wait_for(condition, process=None):
@@ -100,9 +107,16 @@ def wait_for(condition, process=None):
     end = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < end, "this takes too long"
-        assert process is None or process.poll() is None, process.errors()
+        assert process is None or process.poll() is None, process.said()
         time.sleep(0.05)
     return found
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server, where one can be started; only tests with `needs_s3` ask it anything."""
+    with nullcontext() if needs_s3.args[0] else serving():
+        yield
 
 
 # --- processes ----------------------------------------------------------------------------------------------------------
@@ -132,7 +146,7 @@ class Command(subprocess.Popen):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
-    def errors(self):
+    def said(self):
         return self.err.read_text()
 
     def end(self):
@@ -165,8 +179,8 @@ def network(folder):
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory):
-    """For the tests that kill none of its processes."""
+def lasting(tmp_path_factory, server):
+    """For the tests that kill none of its processes; its workers know of the server."""
     with network(tmp_path_factory.mktemp("dask")) as found:
         yield found
 
@@ -205,7 +219,7 @@ def check_part(store, whole):
 def test_a_study_on_a_cluster_gives_the_bits_of_this_process(tmp_path, whole, lasting):
     store = wb.RunStore(tmp_path / "runs")
     with command(tmp_path, "--cluster", lasting.address, "--store", str(store)) as process:
-        assert process.end() == 0, process.errors()
+        assert process.end() == 0, process.said()
     assert contents(store) == whole and not store.damaged()
     assert sum("vectorized" in run.info for run in store.runs()) == 8
     assert process.out.read_text().count("2 finished") == 6  # both seeds of every setting
@@ -218,7 +232,7 @@ def test_a_worker_that_is_killed_in_the_middle_costs_nothing(tmp_path, whole, mo
         pid = begun(mortal, store, process)
         check_part(store, whole)
         os.kill(pid, signal.SIGKILL)
-        assert process.end() == 0, process.errors()
+        assert process.end() == 0, process.said()
     alive = [worker.pid for worker in mortal.processes[1:] if worker.poll() is None]
     assert len(alive) == 1 and alive != [pid]
     assert contents(store) == whole and not store.damaged() and len(store.runs()) == TOTAL
@@ -233,9 +247,9 @@ def test_a_scheduler_that_is_killed_ends_the_study_and_a_second_start_completes_
         begin = time.monotonic()
         assert process.end() == 1
         assert time.monotonic() - begin < 60
-    message = process.errors().splitlines()[-1]
+    message = process.said().splitlines()[-1]
     assert message.startswith(f"error: the Dask scheduler at {mortal.address} is lost")
-    assert "finished runs are kept: start it, and the study again" in message and "Traceback" not in process.errors()
+    assert "finished runs are kept: start it, and the study again" in message and "Traceback" not in process.said()
     mortal.close()  # what its workers still write does not count for the second start
     check_part(store, whole)
     copy = wb.RunStore(shutil.copytree(tmp_path / "runs", tmp_path / "copy"))
@@ -243,8 +257,8 @@ def test_a_scheduler_that_is_killed_ends_the_study_and_a_second_start_completes_
         command(tmp_path, "--cluster", lasting.address, "--store", str(store)) as there,
         command(tmp_path, "--workers", "2", "--store", str(copy)) as here,
     ):
-        assert there.end() == 0, there.errors()
-        assert here.end() == 0, here.errors()
+        assert there.end() == 0, there.said()
+        assert here.end() == 0, here.said()
     assert contents(store) == whole and contents(copy) == whole
 
 
@@ -257,23 +271,17 @@ def test_ctrl_c_during_a_study_on_a_cluster_keeps_what_is_finished(tmp_path, who
             begun(lasting, store, process)
             os.killpg(process.pid, signal.SIGINT)
             assert process.end() == 130
-        assert process.errors().splitlines()[-1] == "stopped; what was finished is kept"
-        assert "Traceback" not in process.errors()
+        assert process.said().splitlines()[-1] == "stopped; what was finished is kept"
+        assert "Traceback" not in process.said()
         check_part(store, whole)
     finally:
         lasting.gate.unlink()
     with command(tmp_path, "--cluster", lasting.address, "--store", str(store)) as process:
-        assert process.end() == 0, process.errors()
+        assert process.end() == 0, process.said()
     assert contents(store) == whole and not store.damaged()
 
 
 # --- an address -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serving():
-        yield
 
 
 @pytest.fixture
@@ -287,7 +295,7 @@ def check_attempts(store):
 
 
 @needs_s3
-def test_a_study_at_an_address_is_one_of_a_folder(tmp_path, whole, s3):
+def test_a_study_at_an_address_is_one_of_a_folder(local, whole, s3):
     outcome = study(s3).run(workers=2)
     assert not outcome.failures and contents(s3) == whole
     check_attempts(s3)
@@ -295,8 +303,6 @@ def test_a_study_at_an_address_is_one_of_a_folder(tmp_path, whole, s3):
     assert {key: (run.id, run.created) for key, run in again.runs.items()} == {
         key: (run.id, run.created) for key, run in outcome.runs.items()
     }
-    local = wb.RunStore(tmp_path / "runs")
-    study(local).run(workers=1)
     assert set(study(s3).frame()["status"]) == {"finished"}
     for query in (
         'SELECT id, seed, "recipe.lr", "metric.test.loss", "metric.test.accuracy" FROM runs ORDER BY id',
@@ -329,19 +335,63 @@ def test_two_studies_that_write_the_same_runs_at_once_leave_one_whole_run_each(t
         Command(tmp_path, "-c", AT_ONCE, str(tmp_path / "ready" / "b"), s3.url) as second,
     ):
         for process in (first, second):
-            assert process.end() == 0, process.errors()
+            assert process.end() == 0, process.said()
             assert process.out.read_text().split() == [str(TOTAL), "0"]
     assert contents(s3) == whole and not s3.damaged()
     check_attempts(s3)
 
 
 @needs_s3
-def test_a_study_on_a_cluster_keeps_its_runs_at_an_address(tmp_path, whole, server):
-    url = f"s3://bucket/{uuid.uuid4().hex}"
-    with (
-        network(tmp_path) as cluster,
-        command(tmp_path, "--cluster", cluster.address, text=f'store = "{url}"\n{FILE}') as process,
-    ):
-        assert process.end() == 0, process.errors()
-    assert contents(wb.RunStore(url)) == whole
-    check_attempts(wb.RunStore(url))
+def test_a_study_on_a_cluster_keeps_its_runs_at_an_address(tmp_path, whole, lasting, s3):
+    with command(tmp_path, "--cluster", lasting.address, text=f'store = "{s3.url}"\n{FILE}') as process:
+        assert process.end() == 0, process.said()
+    assert contents(s3) == whole
+    check_attempts(s3)
+
+
+# --- other formats --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "address"])
+def copied(request, local, tmp_path):
+    """The finished study, one run of which is rewritten by the test."""
+    if request.param == "folder":
+        return wb.RunStore(shutil.copytree(local.root, tmp_path / "runs"))
+    store = wb.RunStore(f"memory://{uuid.uuid4().hex}/runs")
+    assert not study(store).run(workers=1).failures
+    return store
+
+
+def rewrite(store, **changes):
+    """Change the record of one run; return its id and its files as they are now."""
+    name = min(run.id for run in store.runs())
+    fs, base = fsspec.core.url_to_fs(store.url)
+    content = json.loads(fs.cat_file(f"{base}/{name}/run.json")) | changes
+    fs.pipe_file(f"{base}/{name}/run.json", json.dumps(content).encode())
+    return name, files_of(store, name)
+
+
+def files_of(store, name):
+    """Content of every file of a run, asked of the protocol itself."""
+    fs, base = fsspec.core.url_to_fs(store.url)
+    return fs.cat(f"{base}/{name}", recursive=True)
+
+
+def test_runs_of_an_older_format_are_found_and_not_trained_again(copied, whole, monkeypatch):
+    monkeypatch.setitem(record.MIGRATIONS, 0, lambda old: {**old, "reason": old["why"]})
+    name, files = rewrite(copied, format=0, why="", reason="of another format")
+    outcome = study(copied).run(executor=lambda: pytest.fail("nothing was left to train"))
+    assert not outcome.failures and name in {run.id for run in outcome.runs.values()}
+    assert set(study(copied).frame()["status"]) == {"finished"} and contents(copied) == whole
+    assert files_of(copied, name) == files  # never rewritten
+
+
+@pytest.mark.parametrize("format", [0, record.FORMAT + 1])
+def test_runs_of_a_format_that_cannot_be_read_are_refused_and_kept(copied, format):
+    name, files = rewrite(copied, format=format)
+    for ask in (lambda: study(copied).run(executor=lambda: pytest.fail("refused before training")), study(copied).frame):
+        with pytest.raises(RunError, match=rf"{name}.*is of format {format}; this version reads {record.FORMAT}"):
+            ask()
+    with pytest.warns(UserWarning, match=f"of format {format}"):
+        assert len(copied.runs()) == TOTAL - 1
+    assert files_of(copied, name) == files

@@ -143,7 +143,7 @@ def sweep(
     from wbench.reports.study_plan import sweep as plan
 
     store, folder = store or RunStore(), Path(out)
-    given = {
+    given: dict[str, Any] = {
         "task": task, "method": method, "settings": json.dumps(dict(settings or {})),
         "grid": json.dumps({key: list(values) for key, values in grid.items()}), "seeds": seeds, "scale": scale,
     }  # fmt: skip

@@ -11,6 +11,7 @@ setting lets workers start processes, which time limits need; without a time lim
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
@@ -242,8 +243,13 @@ class Cluster(Executor):
 
     def _leave(self, left: list[Future[Any]]) -> None:
         wait(left)
-        with suppress(OSError):  # the scheduler is gone
-            self._client.close(timeout=2)
+        log = logging.getLogger("distributed.client")
+        before, log.disabled = log.disabled, True  # of a lost scheduler it shows a traceback, which has been told already
+        try:
+            with suppress(OSError):  # the scheduler is gone
+                self._client.close(timeout=2)
+        finally:
+            log.disabled = before
 
     def kill(self) -> None:
         """Take no more calls, cancel those that are not done and disconnect."""

@@ -74,7 +74,7 @@ def train_together(
 def _noted(beat: str) -> OnSteps:
     last = 0.0
 
-    def note(done: int, total: int) -> None:
+    def note(done: float, total: float) -> None:
         nonlocal last
         now = time.monotonic()
         if beat and now - last >= BEAT:
