@@ -1,7 +1,6 @@
 """Runs at a URL: in memory, and on an S3-compatible server that the tests start."""
 
 import errno
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pandas as pd
 import pytest
 import torch
+from s3_server import needs_s3, serving
 
 from wbench import runs as ask
 from wbench.errors import RunError
@@ -28,10 +28,6 @@ from wbench.runs.url import without_password
 
 fsspec = pytest.importorskip("fsspec")
 SPEC = {"task": {"id": "digits"}, "seed": 3}
-needs_s3 = pytest.mark.skipif(
-    not (importlib.util.find_spec("moto") and importlib.util.find_spec("s3fs") and importlib.util.find_spec("flask")),
-    reason="needs s3fs and moto[server]",
-)
 
 
 def free_port():
@@ -42,26 +38,8 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def server():
-    """An S3 server on this machine, reached by settings in the environment, as a user would give them."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {
-        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setenv(name, value)
-        fsspec.config.set_conf_env(fsspec.config.conf)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield server
-    fsspec.config.conf.pop("s3", None)
-    server.stop()
+    with serving() as found:
+        yield found
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=needs_s3)])

@@ -157,7 +157,7 @@ def test_a_worker_killed_from_outside_is_replaced_busy_or_idle(pool):
     assert works(pool)
     busy, other = pool.submit(slow_square, 1, 30), pool.submit(slow_square, 2, 1.0)
     time.sleep(0.5)
-    children = {child.pid for child in psutil.Process().children()}
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
     pids = {slot.process.pid for slot in pool._slots if slot.call is not None and slot.call.future is busy}
     assert pids <= children
     for one in pids:
@@ -244,9 +244,22 @@ def test_each_worker_has_a_gpu_of_its_own():
         assert [future.result(20)["CUDA_VISIBLE_DEVICES"] for future in futures] == ["0", "2"]
 
 
-def test_warm_workers_have_imported_and_the_pool_itself_does_not_import_torch():
+def test_workers_have_the_environment_and_folder_of_now_however_old_their_server_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("WBENCH_TEST_GOES", "1")
+    with Processes(1) as pool:
+        assert pool.submit(environment, "WBENCH_TEST_GOES").result(20) == {"WBENCH_TEST_GOES": "1"}
+    monkeypatch.delenv("WBENCH_TEST_GOES")
+    monkeypatch.setenv("WBENCH_TEST_COMES", "2")
+    monkeypatch.chdir(tmp_path)
+    with Processes(1) as pool:
+        found = pool.submit(environment, "WBENCH_TEST_GOES", "WBENCH_TEST_COMES").result(20)
+        assert found == {"WBENCH_TEST_GOES": None, "WBENCH_TEST_COMES": "2"}
+        assert pool.submit(os.getcwd).result(20) == str(tmp_path)
+
+
+def test_warm_workers_have_imported_what_they_should():
     with Processes(2, gpus=[]) as pool:
-        assert not pool.submit(loaded, "torch").result(20)
+        assert pool.submit(loaded, "torch").result(20) is (sys.platform == "linux")
         pool.warm("statistics")
         begin = {slot.process.pid for slot in pool._slots}
         assert len(begin) == 2
@@ -317,7 +330,11 @@ PARENT = """
 WITH = (
     "with Processes(3) as pool: [f.result() for f in [pool.submit(compute), pool.submit(hang), pool.submit(compute)]]"
 )
-FORGOTTEN = "pool = Processes(2); pool.submit(compute); pool.submit(hang); time.sleep(4)"
+FORGOTTEN = (
+    "pool = Processes(2); calls = [pool.submit(compute), pool.submit(hang)]\n"
+    "    while not all(call.running() for call in calls): time.sleep(0.1)\n"
+    "    time.sleep(2)"
+)
 
 
 @pytest.fixture

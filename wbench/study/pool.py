@@ -39,7 +39,8 @@ THREADS = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR", "WBENCH")  # e
 class Processes(Executor):
     """Runs calls in processes.
 
-    Workers start when there is work for them. Calls and results are pickled; functions have to be importable. A program
+    Workers start when there is work for them; on Linux they are forked off a server that has imported torch and wbench once
+    and does nothing else, so that all but the first start in a moment. They have this process's environment of that moment. Calls and results are pickled; functions have to be importable. A program
     that ends without `shutdown` ends the calls under way, and a parent that is killed takes its workers along.
 
     Args:

@@ -38,7 +38,7 @@ def serve(pipe: connection.Connection, environment: dict[str, str], threads: int
 
     Args:
         pipe: To the parent.
-        environment: Added to this process's.
+        environment: The parent's, with what is to be added; the server that this process may be forked from has an older one.
         threads: For numerical libraries.
         memory: GiB that this process may take, or `None`.
     """
@@ -46,6 +46,8 @@ def serve(pipe: connection.Connection, environment: dict[str, str], threads: int
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _follow_parent()
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
     os.environ.update(environment)
     if not {"numpy", "torch"}.isdisjoint(sys.modules):  # the parent's script, which spawn has run, may import them
         importlib.import_module("threadpoolctl").threadpool_limits(threads)
@@ -145,9 +147,20 @@ def _follow_parent() -> None:
 
     threading.Thread(target=wait, name="wbench-parent", daemon=True).start()
     if sys.platform == "linux":  # the kernel also reaches a process whose threads are held up by foreign code
+        _let_server_go()
+        server = os.getppid()  # ends with the parent, if this process was forked off a server
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent.pid:
+        if os.getppid() != server or not parent.is_alive():
             os._exit(1)
+
+
+def _let_server_go() -> None:
+    # a process that was forked off the server keeps it alive by a pipe, so that it would outlive the parent
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    pipe = getattr(server, "_forkserver_alive_fd", None)
+    if isinstance(pipe, int):
+        server._forkserver_alive_fd = None  # type: ignore[union-attr]
+        os.close(pipe)
 
 
 def load(module: str) -> None:
