@@ -1,15 +1,9 @@
 """What a worker has loaded before its first call, so that the time of a run is that of the run alone. Imports only."""
 
-from __future__ import annotations
+from importlib import import_module
 
-import pandas
-import pyarrow.parquet
-import safetensors.torch
-import torch._dynamo
-import torch.fx.experimental.proxy_tensor
-import torch.utils.flop_counter
-
-import wbench.study.worker
-import wbench.tasks
-
-__all__ = ["pandas", "pyarrow", "safetensors", "torch", "wbench"]
+for _name in (
+    "pandas", "pyarrow.parquet", "safetensors.torch", "torch._dynamo", "torch.fx.experimental.proxy_tensor",
+    "torch.utils.flop_counter", "wbench.study.worker", "wbench.tasks",
+):  # fmt: skip
+    import_module(_name)
