@@ -1,6 +1,7 @@
 """An S3 server on this machine, reached by settings in the environment, as a user would give them."""
 
 import importlib.util
+import urllib.request
 from contextlib import contextmanager
 
 import pytest
@@ -20,6 +21,7 @@ def serving():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # servers of one process share all
     given = {
         "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
@@ -31,6 +33,7 @@ def serving():
             for name, value in given.items():
                 patch.setenv(name, value)
             fsspec.config.set_conf_env(fsspec.config.conf)
+            fsspec.get_filesystem_class("s3").clear_instance_cache()  # an earlier server's
             fsspec.filesystem("s3").mkdir("bucket")
             yield server
     finally:

@@ -1,5 +1,5 @@
-"""Whole studies, by where they run and where their runs lie: on a Dask cluster, at an S3 address, both, and in a store of an
-older format. Whatever ends a study, what it has finished is whole, and a second start completes it to the same bits."""
+"""Whole studies, by where they run and where their runs lie: on a Dask cluster, at an S3 address, both; in an older format.
+Whatever ends a study, what it has finished is whole, and a second start completes it to the same bits."""
 
 import json
 import os
@@ -374,7 +374,7 @@ def rewrite(store, **changes):
 def files_of(store, name):
     """Content of every file of a run, asked of the protocol itself."""
     fs, base = fsspec.core.url_to_fs(store.url)
-    return fs.cat(f"{base}/{name}", recursive=True)
+    return {path: fs.cat_file(path) for path in fs.find(f"{base}/{name}")}
 
 
 def test_runs_of_an_older_format_are_found_and_not_trained_again(copied, whole, monkeypatch):

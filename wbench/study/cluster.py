@@ -244,10 +244,7 @@ class Cluster(Executor):
     def _leave(self, left: list[Future[Any]]) -> None:
         wait(left)
         log = logging.getLogger("distributed.client")
-        before, log.disabled = (
-            log.disabled,
-            True,
-        )  # of a lost scheduler it shows a traceback, which has been told already
+        before, log.disabled = log.disabled, True  # a lost scheduler has been told already, it would add a traceback
         try:
             with suppress(OSError):  # the scheduler is gone
                 self._client.close(timeout=2)
