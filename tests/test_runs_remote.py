@@ -262,7 +262,6 @@ def test_a_bucket_that_does_not_exist_is_refused_before_training(server):
         (lambda record: json.dumps(record | {"files": {"../x": 1}}).encode(), "list of files cannot be read at '../x'"),
         (lambda record: json.dumps(record | {"files": {"metrics.parquet": 1}}).encode(), "instead of 1"),
         (lambda record: json.dumps(record | {"status": "failed"}).encode(), "does not belong there"),
-        (lambda record: json.dumps(record | {"format": 99}).encode(), "of format 99"),
     ],
 )
 def test_a_damaged_record_is_named_left_out_and_replaced(store, harm, words):

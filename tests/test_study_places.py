@@ -1,4 +1,4 @@
-"""Whole studies, by where they run and where their runs lie: on a Dask cluster, at an S3 address, both; in an older format.
+"""Whole studies, by where they run and where their runs lie: a Dask cluster, an S3 address, both, an older format.
 Whatever ends a study, what it has finished is whole, and a second start completes it to the same bits."""
 
 import json
@@ -19,8 +19,10 @@ from s3_server import needs_s3, serving
 from study_trouble import contents
 
 import wbench as wb
+from wbench.errors import RunError
 from wbench.method import Method, Paper, Stage
 from wbench.runs import record
+from wbench.study.cluster import connect
 from wbench.tasks import find_task
 
 TESTS = Path(__file__).resolve().parent
@@ -253,13 +255,8 @@ def test_a_scheduler_that_is_killed_ends_the_study_and_a_second_start_completes_
     mortal.close()  # what its workers still write does not count for the second start
     check_part(store, whole)
     copy = wb.RunStore(shutil.copytree(tmp_path / "runs", tmp_path / "copy"))
-    with (
-        command(tmp_path, "--cluster", lasting.address, "--store", str(store)) as there,
-        command(tmp_path, "--workers", "2", "--store", str(copy)) as here,
-    ):
-        assert there.end() == 0, there.said()
-        assert here.end() == 0, here.said()
-    assert contents(store) == whole and contents(copy) == whole
+    assert not study(store).run(lambda: connect(lasting.address)).failures and contents(store) == whole
+    assert not study(copy).run(workers=2).failures and contents(copy) == whole
 
 
 def test_ctrl_c_during_a_study_on_a_cluster_keeps_what_is_finished(tmp_path, whole, lasting):
@@ -276,8 +273,7 @@ def test_ctrl_c_during_a_study_on_a_cluster_keeps_what_is_finished(tmp_path, who
         check_part(store, whole)
     finally:
         lasting.gate.unlink()
-    with command(tmp_path, "--cluster", lasting.address, "--store", str(store)) as process:
-        assert process.end() == 0, process.said()
+    assert not study(store).run(lambda: connect(lasting.address)).failures
     assert contents(store) == whole and not store.damaged()
 
 
@@ -349,7 +345,7 @@ def test_a_study_on_a_cluster_keeps_its_runs_at_an_address(tmp_path, whole, last
     check_attempts(s3)
 
 
-# --- an older format --------------------------------------------------------------------------------------------------
+# --- other formats ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["folder", "address"])
@@ -384,3 +380,17 @@ def test_runs_of_an_older_format_are_found_and_not_trained_again(copied, whole, 
     assert not outcome.failures and name in {run.id for run in outcome.runs.values()}
     assert set(study(copied).frame()["status"]) == {"finished"} and contents(copied) == whole
     assert files_of(copied, name) == files  # never rewritten
+
+
+@pytest.mark.parametrize("format", [0, record.FORMAT + 1])
+def test_runs_of_a_format_that_cannot_be_read_are_refused_and_kept(copied, format):
+    name, files = rewrite(copied, format=format)
+    for ask in (
+        lambda: study(copied).run(executor=lambda: pytest.fail("refused before training")),
+        study(copied).frame,
+    ):
+        with pytest.raises(RunError, match=rf"{name}.*is of format {format}; this version reads {record.FORMAT}"):
+            ask()
+    with pytest.warns(UserWarning, match=f"of format {format}"):
+        assert len(copied.runs()) == TOTAL - 1
+    assert files_of(copied, name) == files

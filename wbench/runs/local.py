@@ -15,7 +15,7 @@ from wbench.errors import RunError
 from wbench.runs.files import sync
 from wbench.runs.place import Damaged
 from wbench.runs.processes import dead, locked, machine
-from wbench.runs.record import KEPT
+from wbench.runs.record import KEPT, OtherFormat
 from wbench.runs.run import DERIVED, Run
 
 OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
@@ -88,13 +88,20 @@ class LocalPlace:
 
         Args:
             run_ids: Whole ids.
+
+        Raises:
+            OtherFormat: If another version of wbench wrote one of them.
         """
         found = {}
         for name in dict.fromkeys(run_ids):
-            with contextlib.suppress(RunError):
+            try:
                 run = self.open(name)
-                if run.status in KEPT:
-                    found[name] = run
+            except OtherFormat:
+                raise
+            except RunError:
+                continue
+            if run.status in KEPT:
+                found[name] = run
         return found
 
     def later(self, runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -291,5 +298,7 @@ def _kept(folder: Path) -> bool:
     # whether a whole run lies there that is not to be replaced
     try:
         return Run(folder).status in KEPT
+    except OtherFormat:
+        return True
     except RunError:
         return False

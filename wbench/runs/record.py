@@ -21,6 +21,10 @@ FIELDS = {
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # format to what makes the next one of it
 
 
+class OtherFormat(RunError):
+    """A run of a format that this version does not read; it may be whole, so it is not replaced."""
+
+
 def read_record(folder: Path | str) -> dict[str, Any]:
     """Return the record of a run directory whose files are all there, each of the recorded size.
 
@@ -63,7 +67,8 @@ def parse(text: bytes, where: str) -> dict[str, Any]:
         The record, in the present format.
 
     Raises:
-        RunError: If it is no record, was changed, or is of a format that this version does not know.
+        OtherFormat: If it is of a format that this version does not know.
+        RunError: If it is no record, or was changed.
     """
     try:
         record = json.loads(text.decode("utf-8"))
@@ -97,7 +102,7 @@ def _migrated(record: dict[str, Any], where: str) -> dict[str, Any]:
     if not oldest <= given <= FORMAT:
         formats = str(FORMAT) if oldest == FORMAT else f"{oldest} to {FORMAT}"
         remedy = "; a newer wbench wrote it: update" if given > FORMAT else ""
-        raise RunError(f"{where} is of format {given}; this version reads {formats}{remedy}")
+        raise OtherFormat(f"{where} is of format {given}; this version reads {formats}{remedy}")
     for format in range(given, FORMAT):
         try:
             record = {**MIGRATIONS[format](record), "format": format + 1}

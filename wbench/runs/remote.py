@@ -21,7 +21,7 @@ from pathlib import Path
 from wbench.errors import RunError
 from wbench.runs.files import write_json
 from wbench.runs.place import Unreachable
-from wbench.runs.record import KEPT
+from wbench.runs.record import KEPT, OtherFormat
 from wbench.runs.remote_files import PARTIAL, RECORD
 from wbench.runs.remote_read import RemoteReader
 from wbench.runs.remote_run import RemoteRun
@@ -77,6 +77,8 @@ class RemotePlace(RemoteReader):
         if not {RECORD, PARTIAL} & listing[run_id].keys():
             return None
         [(_, run)] = self._read(listing, [run_id])
+        if isinstance(run, OtherFormat):
+            raise run
         return run if isinstance(run, RemoteRun) else None
 
     def _publish(self, run_id: str, text: bytes, attempt: str) -> Run:

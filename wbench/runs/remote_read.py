@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wbench.errors import RunError
 from wbench.runs.place import Damaged, Unreachable
-from wbench.runs.record import KEPT, check_sizes, parse
+from wbench.runs.record import KEPT, OtherFormat, check_sizes, parse
 from wbench.runs.remote_files import ATTEMPT, PARTIAL, RECORD, Files
 from wbench.runs.remote_run import RemoteRun
 from wbench.runs.run import DERIVED, Run
@@ -118,7 +118,13 @@ class RemoteReader:
         """
         listing = self.files.listing()
         asked = [name for name in dict.fromkeys(run_ids) if RECORD in listing.get(name, {})]
-        return {name: run for name, run in self._read(listing, asked) if isinstance(run, Run) and run.status in KEPT}
+        found = {}
+        for name, run in self._read(listing, asked):
+            if isinstance(run, OtherFormat):
+                raise run
+            if isinstance(run, Run) and run.status in KEPT:
+                found[name] = run
+        return found
 
     def later(self, runs: Sequence[Run]) -> dict[str, list[Run]]:
         """Return the tables that were attached to runs later, each with its runs.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wbench.errors import RunError, closest
 from wbench.runs.local import LocalPlace
 from wbench.runs.place import DAY, Place, Unreachable
+from wbench.runs.record import OtherFormat
 from wbench.runs.run import Run
 from wbench.runs.writer import RunWriter
 
@@ -90,11 +91,12 @@ class RunStore:
             The run, or `None`.
 
         Raises:
+            OtherFormat: If another version of wbench wrote it.
             Unreachable: If a URL does not answer, so that nothing is known.
         """
         try:
             return self.place.open(run_id)
-        except Unreachable:
+        except (OtherFormat, Unreachable):
             raise
         except RunError:
             return None
@@ -139,6 +141,7 @@ class RunStore:
             Id to run, in the order asked for.
 
         Raises:
+            OtherFormat: If another version of wbench wrote one of them.
             Unreachable: If a URL does not answer, so that nothing is known.
         """
         return self.place.finished(ids)
