@@ -24,8 +24,7 @@ def test_study_runs_as_printed_but_shorter(monkeypatch, tmp_path):
     exec(compile(code.replace("seeds=8", 'seeds=2, scale="smoke"'), "README.md", "exec"), space)
     frame = space["study"].frame()
     assert len(frame) == 12 and set(frame["status"]) == {"finished"}
-    question = re.search(r"wb\.runs\(\s*'(.*?)'\s*\)", code).group(1)
-    assert len(wb.runs(question)) == 6
+    assert len(wb.runs(space["query"])) == 6
 
 
 def test_example_of_a_method_keeps_the_contract():
