@@ -296,14 +296,13 @@ def _cut(name):
         _cut("weights.safetensors"),
         _edit(spec={"seed": 99}),
         _edit(spec=None),
-        _edit(format=999),
         _edit(files=[]),
         _edit(summary=None),
         _edit(info=[]),
         _edit(created="yesterday"),
     ],
     ids=["metrics gone", "record gone", "record cut", "record a list", "record no text", "metrics cut", "weights cut",
-         "spec changed", "spec gone", "other format", "files a list", "summary gone", "info a list", "created text"],
+         "spec changed", "spec gone", "files a list", "summary gone", "info a list", "created text"],
 )  # fmt: skip
 def test_a_damaged_run_is_named_and_left_out_while_the_others_load(tmp_path, damage):
     store = wb.RunStore(tmp_path)
@@ -324,6 +323,18 @@ def test_a_damaged_run_is_named_and_left_out_while_the_others_load(tmp_path, dam
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(store.runs()) == 3
+
+
+def test_a_run_of_a_format_that_cannot_be_read_is_named_and_neither_trained_again_nor_replaced(tmp_path):
+    store = wb.RunStore(tmp_path)
+    runs = [wb.train(arrays(), seed=seed, probes=(), store=store) for seed in range(2)]
+    _edit(format=999)(runs[1])
+    before = (runs[1].path / "run.json").read_bytes()
+    with pytest.warns(UserWarning, match=runs[1].id):
+        assert [run.id for run in store.runs()] == [runs[0].id]
+    with pytest.raises(RunError, match=rf"{runs[1].id}.*of format 999.*a newer wbench wrote it: update"):
+        wb.train(arrays(), seed=1, probes=(), store=store)
+    assert (runs[1].path / "run.json").read_bytes() == before
 
 
 def test_a_table_damaged_inside_is_named_when_it_is_read(tmp_path):
