@@ -1,5 +1,8 @@
-"""What a worker has loaded before its first call, so that the time of a run is that of the run alone. Imports only."""
+"""What the server of workers has loaded before it forks the first one, so that the time of a run is that of the run alone."""
 
+import atexit
+import os
+import sys
 from importlib import import_module
 
 for _name in (
@@ -7,3 +10,7 @@ for _name in (
     "torch.utils.flop_counter", "wbench.study.worker", "wbench.tasks",
 ):  # fmt: skip
     import_module(_name)
+
+if any("multiprocessing.forkserver" in word for word in sys.orig_argv):
+    # Taking all this apart takes a second, in which workers that only the kernel can reach would outlive the program.
+    atexit.register(os._exit, 0)
