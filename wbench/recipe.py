@@ -45,7 +45,10 @@ class Recipe(Knobs):
         0.0, 0.0, 10.0, scale="log0", slider=(1e-6, 1.0), doc="Weight decay; L2 for sgd and adam."
     )
     clip: float | None = knob(None, 0.0, 1e9, slider=(0.01, 10), doc="Largest global gradient norm; none: no clipping.")
-    steps: int = knob(100, 1, 10_000_000, scale="log", unit="steps", doc="Optimizer steps, when `phases` is empty.")
+    steps: int = knob(
+        100, 0, 10_000_000, scale="log0", slider=(1, 10_000_000), unit="steps",
+        doc="Optimizer steps, when `phases` is empty; 0: no training, for methods that act on a trained model.",
+    )  # fmt: skip
     batch_size: int = knob(
         64, 1, 1_000_000, scale="log", unit="samples", doc="Samples per step; more than there are: all."
     )
@@ -54,8 +57,8 @@ class Recipe(Knobs):
 
     @property
     def plan(self) -> tuple[Phase, ...]:
-        """The phases that are run, one of `steps` steps when none is given."""
-        return self.phases or (Phase(name="train", steps=self.steps),)
+        """The phases that are run, one of `steps` steps when none is given; none at all for 0 steps."""
+        return self.phases or ((Phase(name="train", steps=self.steps),) if self.steps else ())
 
     @property
     def total_steps(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -71,6 +72,14 @@ class Adapter(LayerwiseMethod):
             name: Its name, for messages.
         """
 
+    def adapt_all(self, layers: Mapping[str, nn.Linear]) -> dict[str, AdaptedLayer]:
+        """Return the adapted layers; overridden where one layer's form depends on the others, as a rank under a common budget.
+
+        Args:
+            layers: All that will be adapted, by name.
+        """
+        return {name: self.adapt(layer, name) for name, layer in layers.items()}
+
     def prepare(self, model: nn.Module, ctx: Context | Recipe | None = None) -> nn.Module:
         context = Context.of(ctx)
         chosen = self.select(model)
@@ -86,7 +95,7 @@ class Adapter(LayerwiseMethod):
             del chosen[name]
         if not chosen:
             raise FitError(f"{self.id}: no layer is left to adapt")
-        adapted = {name: self.adapt(layer, name) for name, layer in chosen.items()}  # type: ignore[arg-type]
+        adapted = self.adapt_all(chosen)  # type: ignore[arg-type]
         kept = {
             id(param)
             for name, module in model.named_modules()

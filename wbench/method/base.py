@@ -50,6 +50,7 @@ class Method(Knobs):
         excludes: Stages whose methods cannot stand beside it in one run.
         kind: `method`, or `baseline` for what papers compare with.
         picture: `module:function` of the method's own figure, fed with what `observe` returns; empty: none.
+        live: Knobs that act on a finished model through `retune`, without doing the work again.
     """
 
     title: ClassVar[str] = ""
@@ -63,6 +64,7 @@ class Method(Knobs):
     excludes: ClassVar[tuple[Stage, ...]] = ()
     kind: ClassVar[Literal["method", "baseline"]] = "method"
     picture: ClassVar[str] = ""
+    live: ClassVar[tuple[str, ...]] = ()
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """Return the recipe with the paper's advice on schedule, warm-up or decay.
@@ -188,6 +190,29 @@ class Method(Knobs):
             The model to keep.
         """
         return model
+
+    def retune(self, model: nn.Module) -> nn.Module:
+        """Set a finished model to this method's `live` knobs: a size, a threshold; nothing is trained or computed anew.
+
+        Args:
+            model: As `finish` or `restore` left it; changed in place.
+
+        Returns:
+            The model.
+        """
+        return model
+
+    def packed_bytes(self, model: nn.Module, ctx: Context | None = None) -> Mapping[str, int]:
+        """Return the bytes of what the method holds wider here than the form it defines: signs in floats, four bits in eight.
+
+        Args:
+            model: The prepared, trained model.
+            ctx: The run.
+
+        Returns:
+            `parameters`, `optimizer` or `weights` to the bytes that all of it takes when packed; empty where nothing is wider.
+        """
+        return {}
 
     def infer(self, model: nn.Module, batch: Batch, ctx: Context | None = None) -> Tensor:
         """Return the output for a batch in evaluation; at most one method a run overrides it.

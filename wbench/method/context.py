@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wbench.errors import CompositionError, DataError
 from wbench.recipe import Recipe
-from wbench.splits import Split, Splits
+from wbench.splits import Batch, Split, Splits
 
 if TYPE_CHECKING:
     from wbench.method.base import Method
@@ -54,6 +54,7 @@ class Context:
     sink: Callable[[str, float], None] | None = None
     optimizer: torch.optim.Optimizer | None = None
     _frozen: dict[int, tuple[nn.Parameter, str]] = field(default_factory=dict)
+    _streams: dict[str, Iterator[Batch]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, given: Context | Recipe | None, **defaults: Any) -> Context:
@@ -88,6 +89,36 @@ class Context:
         if not self.splits:
             raise DataError(f"data '{name}' is needed; outside a run give it: Context(splits=Splits({name}=...))")
         return self.splits[name]
+
+    def stream(self, name: str, batch_size: int) -> Batch:
+        """Return the next shuffled batch of a named data stream, beside the one that the loop trains on.
+
+        Args:
+            name: As in `data`; its order is decided by the run's generator.
+            batch_size: Samples; the same in every call for one name.
+
+        Returns:
+            The batch, on the run's device.
+        """
+        key = f"{name}:{batch_size}"
+        if key not in self._streams:
+            seed = int(torch.randint(2**62, (1,), generator=self.rng))
+            self._streams[key] = self.data(name).batches(batch_size, torch.Generator().manual_seed(seed))
+        return tuple(part.to(self.device) for part in next(self._streams[key]))
+
+    def calibration(self, samples: int) -> Batch:
+        """Return samples to calibrate on: of the split `calibration` where there is one, else of `train`.
+
+        Args:
+            samples: How many; a smaller split gives all it has.
+
+        Returns:
+            Chosen by the run's generator, the same for one seed; on the run's device.
+        """
+        split = self.data("calibration" if "calibration" in self.splits else "train")
+        seed = int(torch.randint(2**62, (1,), generator=self.rng))
+        batch = next(iter(split.batches(samples, torch.Generator().manual_seed(seed))))
+        return tuple(part.to(self.device) for part in batch)
 
     def reference(self, role: str) -> nn.Module:
         """Return a reference model.

@@ -17,6 +17,8 @@ from wbench.method.layerwise import LayerwiseMethod
 from wbench.method.select import sharers
 from wbench.recipe import Recipe
 
+INPUT, OUTPUT = "input_quantizer", "output_quantizer"
+
 
 class Parametrization(LayerwiseMethod):
     """Rewrites a weight on every forward: `w = g(v)`, the optimizer trains `v`.
@@ -108,18 +110,24 @@ class Parametrization(LayerwiseMethod):
 
 
 class QuantizedLayers(Parametrization):
-    """Fake quantisation of weights, inputs and outputs: three functions, the last two the identity unless overridden.
+    """Fake quantisation of weights, inputs and outputs.
 
+    A subclass gives functions (`quantize_weight`, and `quantize_input` or `quantize_output` where it has them), or, for
+    quantisers with state (a schedule, learned scales), modules (`weight_quantizer`, `input_quantizer`, `output_quantizer`).
+    Those of inputs and outputs are submodules of the layer, so that they are trained, moved and saved with it.
     `finish` bakes the quantised weights; quantised inputs and outputs stay, so a method with those is `rebuilt`.
     """
 
-    @abstractmethod
     def quantize_weight(self, weight: Tensor) -> Tensor:
         """Return the weight that the forward uses, differentiable (straight-through).
 
         Args:
             weight: The float weight.
+
+        Raises:
+            CompositionError: Unless this or `weight_quantizer` is overridden.
         """
+        raise CompositionError(f"{self.id} gives neither quantize_weight nor weight_quantizer")
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Return the layer's input as the forward uses it.
@@ -137,22 +145,72 @@ class QuantizedLayers(Parametrization):
         """
         return y
 
-    def reparametrize(self, weight: Tensor, name: str) -> nn.Module:
+    def weight_quantizer(self, weight: Tensor, name: str) -> nn.Module:
+        """Return the module that computes the weight; default: one that calls `quantize_weight`.
+
+        Args:
+            weight: The layer's weight as it is.
+            name: The layer's name, for messages.
+        """
         return _Apply(self.quantize_weight)
 
+    def input_quantizer(self, layer: nn.Module, name: str) -> nn.Module | None:
+        """Return the module that computes the layer's input, or `None` to leave it; default: calls `quantize_input`, if given.
+
+        Args:
+            layer: The layer.
+            name: Its name, for messages.
+        """
+        given = type(self).quantize_input is not QuantizedLayers.quantize_input
+        return _Apply(self.quantize_input) if given else None
+
+    def output_quantizer(self, layer: nn.Module, name: str) -> nn.Module | None:
+        """Return the module that computes the layer's output, or `None` to leave it; default: calls `quantize_output`, if given.
+
+        Args:
+            layer: The layer.
+            name: Its name, for messages.
+        """
+        given = type(self).quantize_output is not QuantizedLayers.quantize_output
+        return _Apply(self.quantize_output) if given else None
+
+    def reparametrize(self, weight: Tensor, name: str) -> nn.Module:
+        return self.weight_quantizer(weight, name)
+
     def prepare(self, model: nn.Module, ctx: Context | Recipe | None = None) -> nn.Module:
-        return self._hook_activations(super().prepare(model, ctx))
+        return self._quantize_activations(super().prepare(model, ctx))
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-        return self._hook_activations(super().restore(model, state))
+        return super().restore(self._quantize_activations(model), state)
 
-    def _hook_activations(self, model: nn.Module) -> nn.Module:
-        for layer in self.select(model).values():
-            if type(self).quantize_input is not QuantizedLayers.quantize_input:
-                layer.register_forward_pre_hook(_InputHook(self.quantize_input))
-            if type(self).quantize_output is not QuantizedLayers.quantize_output:
-                layer.register_forward_hook(_OutputHook(self.quantize_output))
+    def _quantize_activations(self, model: nn.Module) -> nn.Module:
+        for name, layer in self.select(model).items():
+            for place, made in ((INPUT, self.input_quantizer), (OUTPUT, self.output_quantizer)):
+                quantizer = made(layer, name)
+                if quantizer is None:
+                    continue
+                if hasattr(layer, place):
+                    raise CompositionError(
+                        f"{self.id}: layer '{name}' has an {place} already; exclude it: layers=('*', '!{name}')"
+                    )
+                quantizer.wbench_owner = self.id  # type: ignore[assignment]
+                layer.add_module(place, quantizer)
+                if place == INPUT:
+                    layer.register_forward_pre_hook(_quantized_input)
+                else:
+                    layer.register_forward_hook(_quantized_output)
         return model
+
+    def quantizers(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return every quantiser of this method in a model, of weights, inputs and outputs.
+
+        Args:
+            model: A prepared or finished model.
+
+        Returns:
+            Module name to module; a shared one once.
+        """
+        return {name: part for name, part in model.named_modules() if getattr(part, "wbench_owner", None) == self.id}
 
 
 class _Apply(nn.Module):
@@ -167,17 +225,9 @@ class _Apply(nn.Module):
         return w
 
 
-class _InputHook:
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (self.function(args[0]), *args[1:])
+def _quantized_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (module.get_submodule(INPUT)(args[0]), *args[1:])
 
 
-class _OutputHook:
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return self.function(output)
+def _quantized_output(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return module.get_submodule(OUTPUT)(output)  # type: ignore[no-any-return]

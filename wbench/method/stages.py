@@ -13,6 +13,7 @@ from wbench.method.base import Method, Stage
 from wbench.method.context import Context
 from wbench.method.layerwise import LayerwiseMethod
 from wbench.method.select import replace_module
+from wbench.ops.calibrate import layer_inputs
 from wbench.recipe import Recipe
 
 
@@ -27,10 +28,12 @@ class Transform(LayerwiseMethod):
 
     Class attributes:
         calibrates: Whether `transform` needs the inputs that each layer sees on calibration data.
+        calibration_samples: How many samples of it.
     """
 
     stage: ClassVar[Stage] = "transform"
     calibrates: ClassVar[bool] = False
+    calibration_samples: ClassVar[int] = 256
 
     @abstractmethod
     def transform(self, module: nn.Module, inputs: Tensor | None, name: str) -> nn.Module:
@@ -45,23 +48,12 @@ class Transform(LayerwiseMethod):
     def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:
         with torch.no_grad():
             for name, layer in self.select(model).items():
-                inputs = self._inputs(model, layer, Context.of(ctx)) if self.calibrates else None
+                inputs = None
+                if self.calibrates:
+                    samples = Context.of(ctx).calibration(self.calibration_samples)
+                    inputs = layer_inputs(model, {name: layer}, samples[0])[name]
                 model = replace_module(model, name, self.transform(layer, inputs, name))
         return model
-
-    def _inputs(self, model: nn.Module, layer: nn.Module, ctx: Context) -> Tensor:
-        seen: list[Tensor] = []
-        name = "calibration" if "calibration" in ctx.splits else "train"
-        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-        was_training = model.training
-        try:
-            model.eval()
-            for batch in ctx.data(name).sequential(256):
-                model(batch[0].to(ctx.device))
-        finally:
-            handle.remove()
-            model.train(was_training)
-        return torch.cat(seen)
 
 
 class Layer(LayerwiseMethod):

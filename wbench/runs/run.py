@@ -84,6 +84,20 @@ class Run:
         return read_frame(self._file("metrics.parquet"), self._checksums.get("metrics.parquet"))
 
     @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that training took, measured at its end.
+
+        `parameters`, `buffers`, `gradients`, `optimizer` (its state), `activations` (what autograd keeps between forward and
+        backward pass of one batch), `weights` (what is left after `finish`, as saved), `packed_...` (forms that a method defines
+        but holds wider here) and on CUDA `peak`.
+        """
+        return {
+            k.removeprefix("memory."): int(v)
+            for k, v in self.summary.items()
+            if k.startswith("memory.") and v is not None
+        }
+
+    @property
     def probes(self) -> list[str]:
         """Names of the recorded tables."""
         return list(dict.fromkeys([*self._own(".parquet"), *self._later()]))

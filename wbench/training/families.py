@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wbench.method import Context
 from wbench.splits import TensorSplit
 from wbench.training.job import Job
 from wbench.training.loop import loss_function, phase_data
+from wbench.training.memory import saved_bytes
 
 LARGE = 20e6  # floating-point operations of a forward pass above which a CPU gains nothing by stacking (measured: 1.1 times)
 FREE = {"lr", "weight_decay", "momentum", "betas", "eps", "clip", "warmup", "final_lr"}
@@ -25,6 +26,8 @@ def obstacle(job: Job) -> str:
     """
     if job.outside:
         return "it needs no training loop"
+    if not job.recipe.total_steps:
+        return "it takes no training step"
     if job.task.id == "user" and not isinstance(job.task.data(job.seed)["train"], TensorSplit):
         return "its loader decides the batches"
     unable = [method.id for method in job.methods if not method.vectorizes]
@@ -67,23 +70,11 @@ def cost(model: nn.Module, ctx: Context) -> tuple[int, int]:
     weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     held = [part for split in ctx.splits.values() for part in getattr(split, "tensors", ())]
     data = sum({part.data_ptr(): part.numel() * part.element_size() for part in held}.values())
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
     source = phase_data(ctx).sequential(ctx.recipe.batch_size)
     batch = tuple(part.to(ctx.device) for part in next(iter(source)))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    counter = FlopCounterMode(display=False)
-    with (
-        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-        torch.random.fork_rng(devices=[]),
-        counter,
-    ):
-        loss_function(ctx)(model, batch, ctx)
+    with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        kept, _ = saved_bytes(model, lambda: loss_function(ctx)(model, batch, ctx), batch)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])

@@ -123,6 +123,16 @@ class Recorder:
         self._evaluate(ctx)
         model.train()
 
+    def finished(self, model: nn.Module, ctx: Context) -> None:
+        """Record what methods that act on a trained model have made of it, as one step after the last.
+
+        Args:
+            model: The model after `finish`.
+            ctx: The run.
+        """
+        if self.probes and any(type(method).stage == "transform" for method in ctx.methods):
+            self._probe(model, ctx, ctx.step + 1)
+
     def _due(self, step: int) -> bool:
         return step % self.every == 0 or step == 1 or step == self.total_steps
 
@@ -138,16 +148,17 @@ class Recorder:
             rows = self._timed("evaluation", self.evaluate)
             self.sink.log([{"step": ctx.step, "phase": ctx.phase, **row} for row in rows])
 
-    def _probe(self, model: nn.Module, ctx: Context) -> None:
+    def _probe(self, model: nn.Module, ctx: Context, step: int | None = None) -> None:
         from wbench import probes
 
+        step = ctx.step if step is None else step
         for name in self.probes:
             if name != "effective_lr":
-                self._keep(name, self._timed(name, getattr(probes, name), model), ctx)
+                self._keep(name, self._timed(name, getattr(probes, name), model), step)
         for method in self.observers:
             frame = self._timed(method.id, method.observe, model, ctx)
             if frame is not None and len(frame):
-                self._keep(f"method.{method.id}", frame, ctx)
+                self._keep(f"method.{method.id}", frame, step)
 
     def _effective_lr(self, model: nn.Module, optimizer: torch.optim.Optimizer, ctx: Context) -> None:
         from wbench.probes import effective_lr, snapshot
@@ -161,10 +172,10 @@ class Recorder:
             lr=layer_rates(model, optimizer, set(after)), rule=rule, scale_invariant=self._invariant,
         )  # fmt: skip
         self._before = None
-        self._keep("effective_lr", frame, ctx)
+        self._keep("effective_lr", frame, ctx.step)
 
-    def _keep(self, name: str, frame: Any, ctx: Context) -> None:
-        frame.insert(0, "step", ctx.step)
+    def _keep(self, name: str, frame: Any, step: int) -> None:
+        frame.insert(0, "step", step)
         self.sink.table(name, frame)
 
 

@@ -18,6 +18,7 @@ from wbench.training.device import derive, environment, seeded
 from wbench.training.finite import Diverged
 from wbench.training.job import Job
 from wbench.training.loop import fit, loss_function
+from wbench.training.memory import measure, optimizer_tensors, tensor_bytes
 from wbench.training.outside import run_outside
 from wbench.training.recorder import MAX_ITEMS, Recorder
 from wbench.training.restore import load, restore
@@ -88,10 +89,12 @@ class Session:
         """
         ctx, writer = self.ctx, self.writer
         trainable = sum(param.numel() for param in model.parameters() if param.requires_grad)
+        memory = measure(model, ctx)
         if ctx.methods:
             writer.tensors("trained", _state(model))
         for method in reversed(ctx.methods):
             model = method.finish(model, ctx)
+        self.recorder.finished(model, ctx)
         items: dict[str, Tensor] = {}
         rows = evaluate(model, ctx, ("train", "valid", "test"), items)
         writer.log([{"step": ctx.step, "phase": "end", **row} for row in rows])
@@ -106,8 +109,11 @@ class Session:
         if losses:  # the area under the curve over its length: a measure of speed
             row = {"step": ctx.step, "phase": "end", "split": "train", "name": "mean_loss"}
             writer.log([{**row, "value": sum(losses) / len(losses)}])
-        writer.log(_sizes(ctx, trainable))
-        writer.tensors("weights", _state(model))
+        state = _state(model)
+        memory["weights"] = tensor_bytes(state.values())
+        writer.log(_end(ctx, "store", _sizes(ctx, trainable)))
+        writer.log(_end(ctx, "memory", memory))
+        writer.tensors("weights", state)
         return model
 
     def commit(self, status: str = "finished", reason: str = "", seconds: float | None = None) -> Run:
@@ -228,18 +234,19 @@ def evaluate(
     return rows
 
 
-def _sizes(ctx: Context, trainable: int) -> list[dict[str, Any]]:
+def _sizes(ctx: Context, trainable: int) -> dict[str, int]:
     """Return the numbers that were trained, and numbers and bytes that the optimizer kept for them (step counters left out)."""
-    states = ctx.optimizer.state.values() if ctx.optimizer is not None else []
-    held = [value for state in states for key, value in state.items() if isinstance(value, Tensor) and key != "step"]
-    sizes = {
+    held = list(optimizer_tensors(ctx.optimizer))
+    return {
         "trainable": trainable,
         "optimizer_numbers": sum(value.numel() for value in held),
         "optimizer_bytes": sum(value.numel() * value.element_size() for value in held),
     }
-    return [
-        {"step": ctx.step, "phase": "end", "split": "store", "name": key, "value": float(v)} for key, v in sizes.items()
-    ]
+
+
+def _end(ctx: Context, split: str, values: Mapping[str, int]) -> list[dict[str, Any]]:
+    row = {"step": ctx.step, "phase": "end", "split": split}
+    return [{**row, "name": name, "value": float(value)} for name, value in values.items()]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,185 @@
+"""Rounding: straight-through estimators, affine grids, stochastic rounding, packing of bits.
+
+Grids are affine with unsigned codes: `w = (code - zero) * scale`, codes 0 .. 2^bits - 1. Rounding is half to even.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TINY = 1e-5  # least span of a range, so that a constant zero group has a scale
+
+
+def sign(x: Tensor) -> Tensor:
+    """Return the sign of each number, that of zero being +1.
+
+    Args:
+        x: Any shape.
+
+    Returns:
+        -1 or +1, of the same shape and dtype.
+    """
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+def straight_through(value: Tensor, through: Tensor) -> Tensor:
+    """Return a value whose gradient goes to another tensor as it is (Bengio et al., 2013, arXiv:1308.3432).
+
+    Args:
+        value: What the forward pass uses.
+        through: What the gradient reaches, of the same shape.
+
+    Returns:
+        `value`, bit for bit.
+    """
+    return _StraightThrough.apply(value.detach(), through)  # type: ignore[no-any-return]
+
+
+class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, through: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, grad
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Return whole numbers, half to even; the gradient passes straight through.
+
+    Args:
+        x: Any shape.
+    """
+    return straight_through(x.round(), x)
+
+
+class Affine(NamedTuple):
+    """A tensor on affine grids.
+
+    Attributes:
+        codes: uint8, (groups, group size).
+        scale: Step of each group, (groups, 1), float32 at least.
+        zero: Code of zero, (groups, 1), whole numbers in the same dtype.
+        shape: Of the tensor.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+    shape: torch.Size
+
+    @property
+    def value(self) -> Tensor:
+        """The dequantised tensor, in the scale's dtype."""
+        return ((self.codes.to(self.scale.dtype) - self.zero) * self.scale).view(self.shape)
+
+
+def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point of the grid that spans a range; the range is widened to include zero.
+
+    Args:
+        low: Smallest values, any shape.
+        high: Largest values, of the same shape.
+        bits: Bits of a code.
+
+    Returns:
+        Scale and zero point, of the same shape; zero is exactly representable.
+    """
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    top = 2**bits - 1
+    scale = (high - low).clamp_min(TINY) / top
+    return scale, (-(low / scale).round()).clamp(0, top)
+
+
+def quantize_groups(
+    x: Tensor, bits: int, group_size: int, *, stochastic: bool = False, generator: torch.Generator | None = None
+) -> Affine:
+    """Quantise with one affine grid per group of consecutive numbers (row-major).
+
+    Args:
+        x: Any shape; `group_size` divides its number of elements.
+        bits: 1 to 8.
+        group_size: Numbers that share a scale.
+        stochastic: Round up with the probability of the remainder, so that the mean is kept, instead of to the nearest.
+        generator: Draws for it.
+
+    Returns:
+        Codes and grids.
+    """
+    wide = x.detach() if x.dtype == torch.float64 else x.detach().float()
+    groups = wide.reshape(-1, group_size)
+    scale, zero = affine_grid(groups.amin(1, keepdim=True), groups.amax(1, keepdim=True), bits)
+    units = groups / scale
+    if stochastic:
+        whole = units.floor()
+        draw = torch.rand(units.shape, generator=generator, dtype=units.dtype, device=units.device)
+        units = whole + (draw < units - whole).to(units.dtype)
+    else:
+        units = units.round()
+    codes = (units + zero).clamp(0, 2**bits - 1).to(torch.uint8)
+    return Affine(codes, scale, zero, x.shape)
+
+
+def pack_bits(bits: Tensor) -> Tensor:
+    """Pack booleans into bytes, row-major, most significant bit first, zeros at the end.
+
+    Args:
+        bits: Any shape, nonzero is 1.
+
+    Returns:
+        (ceil(elements / 8),), uint8.
+    """
+    flat = (bits != 0).flatten().to(torch.uint8)
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
+    weights = 2 ** torch.arange(7, -1, -1, device=flat.device, dtype=torch.int64)
+    return (flat.long() * weights).sum(1).to(torch.uint8)
+
+
+def unpack_bits(packed: Tensor, count: int) -> Tensor:
+    """Return the booleans that `pack_bits` packed.
+
+    Args:
+        packed: (bytes,), uint8.
+        count: How many there were.
+
+    Returns:
+        (count,), bool.
+    """
+    places = torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
+    return ((packed[:, None] >> places) & 1).flatten()[:count].bool()
+
+
+def pack_nibbles(codes: Tensor) -> Tensor:
+    """Pack codes below 16 two to a byte, the first in the upper half.
+
+    Args:
+        codes: Any shape, uint8.
+
+    Returns:
+        (ceil(elements / 2),), uint8.
+    """
+    flat = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2)).view(-1, 2)
+    return (flat[:, 0] << 4) | flat[:, 1]
+
+
+def unpack_nibbles(packed: Tensor, count: int) -> Tensor:
+    """Return the codes that `pack_nibbles` packed.
+
+    Args:
+        packed: (bytes,), uint8.
+        count: How many there were.
+
+    Returns:
+        (count,), uint8.
+    """
+    return torch.stack([packed >> 4, packed & 15], 1).flatten()[:count]
