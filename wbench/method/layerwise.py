@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.utils import parametrize
 
+from wbench.errors import FitError
 from wbench.knobs import knob
 from wbench.method.base import Method
 from wbench.method.select import select
@@ -20,9 +21,11 @@ class LayerwiseMethod(Method):
 
     Class attributes:
         layer_types: Module types that it can act on.
+        spares_ends: Whether `layers="*"` leaves out the model's first and last layer of these types, as most papers on few bits do.
     """
 
     layer_types: ClassVar[tuple[type[nn.Module], ...]] = LINEAR_AND_CONV
+    spares_ends: ClassVar[bool] = False
     layers: str | tuple[str, ...] = knob("*", doc="Glob over module names; several: a tuple; '!' in front excludes.")
 
     def select(self, model: nn.Module) -> dict[str, nn.Module]:
@@ -32,10 +35,18 @@ class LayerwiseMethod(Method):
             model: The model.
 
         Raises:
-            FitError: If the model has no layer of a fitting type.
+            FitError: If the model has no layer of a fitting type, or, where `spares_ends`, none between the first and the last.
             LayerMatchError: If the pattern matches none; lists the closest names.
         """
-        return select(model, self.layers, self.layer_types, self.id)
+        chosen = select(model, self.layers, self.layer_types, self.id)
+        if not self.spares_ends or self.layers != "*":
+            return chosen
+        if len(chosen) < 3:
+            raise FitError(
+                f"{self.id}: the first and the last layer stay as they are, and the model {type(model).__name__} has only "
+                f"{', '.join(chosen)}; name the layers to act on: layers='{next(iter(chosen))}'"
+            )
+        return dict(list(chosen.items())[1:-1])
 
     def weights(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return the trainable weight of each selected layer; of a parametrised one, what the optimizer trains.

@@ -11,7 +11,14 @@ from wbench.splits import Splits, TensorSplit
 
 
 def image_model(
-    kind: str, side: int, classes: int, seed: int, hidden: tuple[int, ...], large: bool = False
+    kind: str,
+    side: int,
+    classes: int,
+    seed: int,
+    hidden: tuple[int, ...],
+    large: bool = False,
+    norm: str = "none",
+    widths: tuple[int, ...] = (),
 ) -> nn.Module:
     """Return a model for square images of one channel.
 
@@ -22,17 +29,22 @@ def image_model(
         seed: Decides the initial weights.
         hidden: Hidden sizes of the MLPs.
         large: The size for a GPU.
+        norm: `none`, `batch` (before the activation) or `batch_last` (after it), for the MLPs' and the ConvNet's blocks.
+        widths: Channels of the ConvNet's blocks; empty: by the size of the image.
 
     Returns:
         The model.
     """
-    widths = (16, 32) if side < 16 else ((64, 128, 256) if large else (16, 32))
+    widths = widths or ((64, 128, 256) if large and side >= 16 else (16, 32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind in {"mlp", "residual_mlp"}:
-            return MLP((side * side, *hidden, classes), residual=kind == "residual_mlp")
+            norm1d = nn.BatchNorm1d if norm != "none" else None
+            sizes = (side * side, *hidden, classes)
+            return MLP(sizes, norm=norm1d, residual=kind == "residual_mlp", norm_last=norm == "batch_last")
         if kind == "convnet":
-            return ConvNet(1, side, classes, widths, 512 if large else 64)
+            norm2d = nn.BatchNorm2d if norm == "batch" else None
+            return ConvNet(1, side, classes, widths, 512 if large else 64, norm=norm2d)
         if kind == "resnet":
             return ResNet(1, classes, (64, 128, 256) if large else (8, 16, 32), 2 if large else 1)
         patch = 2 if side < 16 else 4

@@ -18,7 +18,7 @@ _BASE = Recipe(optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3, batch_
 
 
 class Digits(Task):
-    """Classify handwritten digits of 8 x 8 pixels, values in [0, 1].
+    """Classify handwritten digits of 8 x 8 pixels, values in [0, 1] before noise.
 
     The seed decides the split. Validation: 300 samples, or 150 of the halves `0-4` and `5-9`; test: what is left. Only
     training labels are changed.
@@ -37,9 +37,15 @@ class Digits(Task):
 
     architecture: Literal["mlp", "residual_mlp", "convnet", "vit"] = knob("mlp", doc="Model.")
     hidden: tuple[int, ...] = knob((128, 128), 1, 16384, doc="Hidden sizes of the MLPs.")
+    norm: Literal["none", "batch", "batch_last"] = knob(
+        "none", doc="Batch norm in the blocks of MLPs and ConvNet; batch_last: after the activation (MLPs)."
+    )
     train_size: int | None = knob(None, 10, 1496, unit="samples", doc="Training samples; none: 1000, or 500 of a half.")
     label_noise: float = knob(0.0, 0.0, 1.0, doc="Share of training labels drawn anew among the digits in use.")
     classes: Literal["all", "0-4", "5-9"] = knob("all", doc="Digits in use; the model keeps ten outputs.")
+    noise: float = knob(
+        0.0, 0.0, 10.0, slider=(0.0, 1.0), doc="Deviation of Gaussian noise on the pixels, drawn once a seed."
+    )
     permuted: bool = knob(False, doc="Permute the pixels, by the seed.")
     random_labels: bool = knob(False, doc="Draw all training labels anew: nothing to learn but by heart.")
 
@@ -53,6 +59,8 @@ class Digits(Task):
             x, y = x[keep], y[keep]
         if self.permuted:
             x = x.flatten(1)[:, torch.randperm(64, generator=rng)].view(-1, 1, 8, 8)
+        if self.noise:
+            x = x + self.noise * torch.randn(x.shape, generator=rng)
         train, valid = (1000, 300) if self.classes == "all" else (500, 150)
         splits = split(x, y, (self.train_size or train, valid), rng)
         share = 1.0 if self.random_labels else self.label_noise
@@ -63,4 +71,4 @@ class Digits(Task):
 
     def model(self, seed: int) -> nn.Module:
         """Return the model chosen by `architecture`: (samples, 1, 8, 8) -> (samples, 10)."""
-        return image_model(self.architecture, 8, 10, seed, self.hidden)
+        return image_model(self.architecture, 8, 10, seed, self.hidden, norm=self.norm)
