@@ -46,7 +46,8 @@ class Method(Knobs):
         fidelity: `paper` (follows the paper), `code` (follows the authors' code) or `inferred` (parts reconstructed).
         result: `plain`: after `finish` the weights load into the untouched architecture; `rebuilt`: another architecture.
         dtypes: Model dtypes in which forward and backward are finite.
-        vectorizes: Whether runs that differ only in numbers can train in one vectorised step.
+        vectorizes: Whether runs that differ only in numbers can train in one vectorised step, which is recorded once: hooks that
+            run at each step must then act through parameters and buffers, not through attributes of modules.
         excludes: Stages whose methods cannot stand beside it in one run.
         kind: `method`, or `baseline` for what papers compare with.
         picture: `module:function` of the method's own figure, fed with what `observe` returns; empty: none.
@@ -296,6 +297,8 @@ class Method(Knobs):
             A function that detaches the hooks.
         """
         context = Context.of(ctx, methods=(self,))
+        if context.optimizer is None:
+            context.optimizer = optimizer
 
         def before(*_: Any) -> None:
             self.after_backward(model, context)

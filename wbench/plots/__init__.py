@@ -2,8 +2,10 @@
 
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.companding import companding
+from wbench.plots.core import core
 from wbench.plots.delta import delta
 from wbench.plots.effective_lr import effective_lr
+from wbench.plots.estimator import equilibrium, estimator
 from wbench.plots.histogram import histogram, rebin
 from wbench.plots.intervals import intervals
 from wbench.plots.landscape import landscape
@@ -15,6 +17,6 @@ from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "response", "sheet",
+    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "response", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip

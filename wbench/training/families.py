@@ -38,14 +38,14 @@ def family(job: Job) -> str:
     """Return what runs must have in common to train together: equal text for runs that may.
 
     Runs differ in seed, start, the recipe's rates and the methods' knobs; knobs that enter the step itself (of methods that
-    bring a loss or a penalty or act before each step) must agree.
+    bring a loss or a penalty) must agree.
 
     Args:
         job: From `describe`.
     """
     methods: list[Any] = []
     for method in job.methods:
-        inside = any(method.overrides(hook) for hook in ("loss", "penalty", "before_step"))
+        inside = any(method.overrides(hook) for hook in ("loss", "penalty"))
         fields = {key: value for key, value in method.fields().items() if inside or not isinstance(value, int | float)}
         methods.append((method.id, fields if inside else sorted(method.fields()), type(method).__qualname__))
     recipe = {key: value for key, value in job.recipe.fields().items() if key not in FREE}

@@ -183,9 +183,7 @@ class _Fit:
         self.hooks = {hook: [i for i, m in enumerate(methods) if m.overrides(hook)] for hook in STEP_HOOKS}
         self.clips = any(ctx.recipe.clip is not None for ctx in self.contexts)
         self.stack = Stack([member.model for member in members])
-        self.compute = StackedStep(
-            self.stack, self.contexts[0], loss_function(self.contexts[0]), record=not self.hooks["before_step"]
-        )
+        self.compute = StackedStep(self.stack, self.contexts[0], loss_function(self.contexts[0]))
         self.begin = time.perf_counter()
 
     def run(self) -> list[_Member]:

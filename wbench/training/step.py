@@ -41,11 +41,10 @@ class StackedStep:
         stack: The models; the first one's code is what runs.
         ctx: The context of the first.
         loss_of: Their loss.
-        record: Record the step; off where its Python may change from step to step.
     """
 
-    def __init__(self, stack: Stack, ctx: Context, loss_of: LossFunction, record: bool = True) -> None:
-        self.stack, self.record = stack, record
+    def __init__(self, stack: Stack, ctx: Context, loss_of: LossFunction) -> None:
+        self.stack = stack
         target = _Objective(stack.models[0], ctx, loss_of)
         single = vmap(lambda tensors, batch: functional_call(target, tensors, batch), randomness="error")
         leaves = stack.trainable
@@ -74,9 +73,6 @@ class StackedStep:
             CannotVectorizeError: If the models do what cannot be vectorised; says what.
         """
         shapes = [part.shape for part in batch]
-        if not self.record:
-            losses, grads = self._plainly(batch)
-            return losses, _own(grads, batch)
         if self._recorded is None or shapes != self._shapes:
             self._recorded, self._shapes = self._prepare(batch), shapes
         with torch.no_grad():
