@@ -7,13 +7,13 @@ import torch
 from wbench.ops.rounding import (
     affine_grid,
     pack_bits,
-    pack_nibbles,
+    pack_codes,
     quantize_groups,
     round_ste,
     sign,
     straight_through,
     unpack_bits,
-    unpack_nibbles,
+    unpack_codes,
 )
 
 SHAPES = [(1,), (7,), (8,), (3, 5), (4, 4, 9)]
@@ -85,9 +85,10 @@ def test_packed_bits_are_numpys_and_come_back(shape):
     assert torch.equal(unpack_bits(packed, bits.numel()).view(shape), bits)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_packed_nibbles_take_half_a_byte_and_come_back(shape):
-    codes = torch.randint(16, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    packed = pack_nibbles(codes)
-    assert packed.numel() == -(-codes.numel() // 2)
-    assert torch.equal(unpack_nibbles(packed, codes.numel()).view(shape), codes)
+def test_packed_codes_take_their_bits_and_come_back(shape, bits):
+    codes = torch.randint(2**bits, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    packed = pack_codes(codes, bits)
+    assert packed.dtype == torch.uint8 and packed.numel() == -(-codes.numel() * bits // 8)
+    assert torch.equal(unpack_codes(packed, bits, codes.numel()).view(shape), codes)

@@ -130,6 +130,37 @@ def quantize_groups(
     return Affine(codes, scale, zero, x.shape)
 
 
+def pack_codes(codes: Tensor, bits: int) -> Tensor:
+    """Pack codes of 1, 2, 4 or 8 bits into bytes, row-major, the first in the highest bits.
+
+    Args:
+        codes: Any shape, uint8, below 2^bits.
+        bits: Bits of a code.
+
+    Returns:
+        (ceil(elements * bits / 8),), uint8.
+    """
+    each = 8 // bits
+    flat = torch.nn.functional.pad(codes.flatten(), (0, -codes.numel() % each)).view(-1, each)
+    shifts = bits * torch.arange(each - 1, -1, -1, device=codes.device)
+    return (flat.long() << shifts).sum(1).to(torch.uint8)
+
+
+def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
+    """Return the codes that `pack_codes` packed.
+
+    Args:
+        packed: (bytes,), uint8.
+        bits: As packed.
+        count: How many there were.
+
+    Returns:
+        (count,), uint8.
+    """
+    shifts = bits * torch.arange(8 // bits - 1, -1, -1, device=packed.device, dtype=torch.uint8)
+    return ((packed[:, None] >> shifts) & (2**bits - 1)).flatten()[:count]
+
+
 def pack_bits(bits: Tensor) -> Tensor:
     """Pack booleans into bytes, row-major, most significant bit first, zeros at the end.
 
@@ -139,10 +170,7 @@ def pack_bits(bits: Tensor) -> Tensor:
     Returns:
         (ceil(elements / 8),), uint8.
     """
-    flat = (bits != 0).flatten().to(torch.uint8)
-    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
-    weights = 2 ** torch.arange(7, -1, -1, device=flat.device, dtype=torch.int64)
-    return (flat.long() * weights).sum(1).to(torch.uint8)
+    return pack_codes((bits != 0).to(torch.uint8), 1)
 
 
 def unpack_bits(packed: Tensor, count: int) -> Tensor:
@@ -155,31 +183,4 @@ def unpack_bits(packed: Tensor, count: int) -> Tensor:
     Returns:
         (count,), bool.
     """
-    places = torch.arange(7, -1, -1, device=packed.device, dtype=torch.uint8)
-    return ((packed[:, None] >> places) & 1).flatten()[:count].bool()
-
-
-def pack_nibbles(codes: Tensor) -> Tensor:
-    """Pack codes below 16 two to a byte, the first in the upper half.
-
-    Args:
-        codes: Any shape, uint8.
-
-    Returns:
-        (ceil(elements / 2),), uint8.
-    """
-    flat = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2)).view(-1, 2)
-    return (flat[:, 0] << 4) | flat[:, 1]
-
-
-def unpack_nibbles(packed: Tensor, count: int) -> Tensor:
-    """Return the codes that `pack_nibbles` packed.
-
-    Args:
-        packed: (bytes,), uint8.
-        count: How many there were.
-
-    Returns:
-        (count,), uint8.
-    """
-    return torch.stack([packed >> 4, packed & 15], 1).flatten()[:count]
+    return unpack_codes(packed, 1, count).bool()

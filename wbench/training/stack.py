@@ -117,13 +117,18 @@ def signature(model: nn.Module) -> str:
     """
     tokens: list[Any] = []
     for name, module in model.named_modules(remove_duplicate=False):
-        plain = {key: value for key, value in vars(module).items() if key not in HOLDERS}
+        plain = {key: _values(key, value) for key, value in vars(module).items() if key not in HOLDERS}
         tokens.append((name, _kind(type(module)), _token(plain)))
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
         tokens.append((name, tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad))
     places: dict[int, int] = {}
     tokens.append([places.setdefault(id(p), len(places)) for p in _all_parameters(model)])  # which are tied
     return hashlib.sha256(repr(tokens).encode()).hexdigest()
+
+
+def _values(key: str, value: Any) -> Any:
+    # hooks are kept under numbers that torch counts up from model to model
+    return list(value.values()) if "_hooks" in key and isinstance(value, dict) else value
 
 
 def _all_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -21,80 +21,11 @@ from torch import Tensor, nn
 
 from wbench.errors import FitError
 from wbench.method import Context, OptimizerMethod, Paper, knob, sharers
+from wbench.ops.lowrank import project, project_back, projected_side, subspace
 from wbench.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Side = Literal["left", "right", "full"]
-
-
-def projected_side(shape: tuple[int, int], proj_type: str) -> Side:
-    """Return which side of an m x n gradient is projected.
-
-    Args:
-        shape: (m, n).
-        proj_type: `std`: the smaller side, right when square; `reverse_std`: the larger; or `left`, `right`, `full`.
-
-    Returns:
-        `left`, `right` or `full`.
-    """
-    m, n = shape
-    if proj_type == "std":
-        return "right" if m >= n else "left"
-    if proj_type == "reverse_std":
-        return "left" if m >= n else "right"
-    return proj_type  # type: ignore[return-value]
-
-
-def subspace(gradient: Tensor, rank: int, side: Side) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Return the leading singular vectors of a gradient, in float32 at least.
-
-    Args:
-        gradient: (m, n).
-        rank: How many.
-        side: Which.
-
-    Returns:
-        Left basis (m, rank) or `None`, right basis (rank, n) or `None`, and all singular values.
-    """
-    wide = gradient if gradient.dtype == torch.float64 else gradient.float()
-    u, s, vh = torch.linalg.svd(wide, full_matrices=False)
-    left = u[:, :rank].clone() if side != "right" else None
-    right = vh[:rank].clone() if side != "left" else None
-    return left, right, s
-
-
-def project(gradient: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """Return the projected gradient R.
-
-    Args:
-        gradient: (m, n).
-        left: (m, r) or `None`.
-        right: (r, n) or `None`.
-
-    Returns:
-        (m, r), (r, n), or (r, r) with both.
-    """
-    result = gradient.to((left if left is not None else right).dtype)  # type: ignore[union-attr]
-    if left is not None:
-        result = left.T @ result
-    return result if right is None else result @ right.T
-
-
-def project_back(step: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """Return a projected step at full size.
-
-    Args:
-        step: As `project` gave it.
-        left: (m, r) or `None`.
-        right: (r, n) or `None`.
-
-    Returns:
-        (m, n).
-    """
-    result = step if left is None else left @ step
-    return result if right is None else result @ right
 
 
 class GaLoreAdamW(torch.optim.Optimizer):
@@ -150,22 +81,30 @@ class GaLoreAdamW(torch.optim.Optimizer):
         projected = "rank" in group
         gradient: Tensor = param.grad.flatten(1) if projected else param.grad  # type: ignore[assignment,union-attr]
         if projected:
-            if state["step"] % group["update_proj_gap"] == 0:
+            if state["step"] % state.get("gap", group["update_proj_gap"]) == 0:
                 self._refresh(state, gradient, group, index)
-            gradient = project(gradient, state.get("left"), state.get("right"))
+            bases = self._bases(state, gradient)
+            gradient = project(gradient, *bases)
         state["step"] += 1
         if group["inner"] == "sgd":
             update, size = gradient, lr
         else:
             update, size = self._adam(state, gradient, group)
         if projected:
-            update = project_back(update, state.get("left"), state.get("right")).mul_(group["scale"]).view_as(param)
+            update = project_back(update, *bases).mul_(group["scale"]).view_as(param)
         param.add_(update.to(param.dtype), alpha=-size)
         if group["weight_decay"] > 0:
             param.add_(param, alpha=-lr * group["weight_decay"])
 
-    @staticmethod
-    def _adam(state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
+    def _bases(self, state: dict[str, Any], gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return state.get("left"), state.get("right")
+
+    def _keep(self, state: dict[str, Any], left: Tensor | None, right: Tensor | None, group: dict[str, Any]) -> None:
+        for key, basis in (("left", left), ("right", right)):
+            if basis is not None:
+                state[key] = basis
+
+    def _adam(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
         beta1, beta2 = group["betas"]
         if "exp_avg" not in state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
@@ -175,8 +114,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
         size = group["lr"] * math.sqrt(1.0 - beta2**t) / (1.0 - beta1**t)
         return mean / square.sqrt().add_(group["eps"]), size
 
-    @staticmethod
-    def _refresh(state: dict[str, Any], gradient: Tensor, group: dict[str, Any], index: int) -> None:
+    def _refresh(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any], index: int) -> None:
         name, first = group["names"][index], "refreshes" not in state
         usable = bool(torch.isfinite(gradient).all())
         if first and not usable:
@@ -195,16 +133,12 @@ class GaLoreAdamW(torch.optim.Optimizer):
         state["energy_share"] = float(energy[:rank].sum()) / total
         state["stable_rank"] = total / (float(energy[0]) or 1.0)
         if not first:
-            shared = [new.T @ old for new, old in ((left, state.get("left")),) if new is not None and old is not None]
-            shared += [
-                new @ old.T for new, old in ((right, state.get("right")),) if new is not None and old is not None
-            ]
+            old_left, old_right = self._bases(state, gradient)
+            shared = [left.T @ old_left] if left is not None and old_left is not None else []
+            shared += [right @ old_right.T] if right is not None and old_right is not None else []
             state["overlap"] = sum(float(part.square().sum()) for part in shared) / (rank * len(shared))
         state["refreshes"] = state.get("refreshes", 0) + 1
-        if left is not None:
-            state["left"] = left
-        if right is not None:
-            state["right"] = right
+        self._keep(state, left, right, group)
         if group["state_on_switch"] == "reset" and not first:
             for key in ("exp_avg", "exp_avg_sq"):
                 if key in state:
@@ -220,9 +154,16 @@ class GaLoreAdamW(torch.optim.Optimizer):
         order = [param for group in self.param_groups for param in group["params"]]
         saved_order = [index for group in state_dict["param_groups"] for index in group["params"]]
         for param, index in zip(order, saved_order, strict=True):
-            for key, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[param][key] = value.to(param.device, copy=True)
+            if index in state_dict["state"]:
+                self.state[param] = _moved(state_dict["state"][index], param.device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: _moved(part, device) for key, part in value.items()}
+    return list(value) if isinstance(value, list) else value
 
 
 class GaLore(OptimizerMethod):
@@ -272,6 +213,21 @@ class GaLore(OptimizerMethod):
         places = {id(param): name for name, param in chosen.items()}
         special: dict[str, Any] = {"rank": self.rank, "update_proj_gap": self.update_proj_gap, "scale": self.scale}
         special |= {"proj_type": self.proj_type, "state_on_switch": self.state_on_switch}
+        groups = self.grouped(context, model, places, special)
+        return GaLoreAdamW(groups, recipe.lr, recipe.betas, self.eps, recipe.weight_decay, self.inner)
+
+    @staticmethod
+    def grouped(
+        context: Context, model: nn.Module, places: dict[int, str], special: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the run's parameter groups, each split into projected and plain parameters.
+
+        Args:
+            context: The run.
+            model: The prepared model.
+            places: `id(parameter)` to layer name of those that are projected.
+            special: Options of the projected groups.
+        """
         groups: list[dict[str, Any]] = []
         for group in context.groups(model):
             options = {key: value for key, value in group.items() if key not in {"params", "names"}}
@@ -280,7 +236,7 @@ class GaLore(OptimizerMethod):
                 if params:
                     names = [places.get(id(param), "") for param in params]
                     groups.append({**options, **(special if projected else {}), "params": params, "names": names})
-        return GaLoreAdamW(groups, recipe.lr, recipe.betas, self.eps, recipe.weight_decay, self.inner)
+        return groups
 
     def _matrices(self, model: nn.Module) -> dict[str, nn.Parameter]:
         places = sharers(model)
