@@ -33,7 +33,9 @@ def made(tmp_path_factory):
 def write(folder, **models):
     folder.mkdir(exist_ok=True)
     for name, model in models.items():
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, str(folder / f"{name}.safetensors"))
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()}, str(folder / f"{name}.safetensors")
+        )
     return folder
 
 
@@ -105,10 +107,14 @@ def test_anybodys_folder_opens_with_a_model(tmp_path):
 def test_members_that_do_not_fit_are_refused_by_name(tmp_path):
     wide = nn.Sequential(nn.Linear(16, 40), nn.ReLU(), nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 8))
     folder = write(tmp_path / "wide", good=small_model(1), odd=wide)
-    with pytest.raises(wb.WBenchError, match=r"member 'odd': key 0.weight has shape \(40, 16\), the base has \(32, 16\)"):
+    with pytest.raises(
+        wb.WBenchError, match=r"member 'odd': key 0.weight has shape \(40, 16\), the base has \(32, 16\)"
+    ):
         wb.Zoo.open(folder, model=small_model(0))
     folder = write(tmp_path / "short", odd=nn.Sequential(nn.Linear(16, 32)))
-    with pytest.raises(wb.WBenchError, match=r"member 'odd' lacks key 2.weight, which the base has with shape \(32, 32\)"):
+    with pytest.raises(
+        wb.WBenchError, match=r"member 'odd' lacks key 2.weight, which the base has with shape \(32, 32\)"
+    ):
         wb.Zoo.open(folder, model=small_model(0))
     folder = write(tmp_path / "long", odd=nn.Sequential(*small_model(0), nn.Linear(8, 2)))
     with pytest.raises(wb.WBenchError, match=r"member 'odd' holds key 5\.(weight|bias), which the base lacks"):
@@ -152,7 +158,9 @@ def test_damage_is_named(made, tmp_path):
         with pytest.raises(wb.WBenchError, match=words):
             wb.Zoo.open(copy)
     bad = write(tmp_path / "bad", one=small_model(0))
-    save_file({key: value * float("nan") for key, value in small_model(0).state_dict().items()}, str(bad / "one.safetensors"))
+    save_file(
+        {key: value * float("nan") for key, value in small_model(0).state_dict().items()}, str(bad / "one.safetensors")
+    )
     with pytest.raises(wb.WBenchError, match="NaN or inf"):
         wb.Zoo.open(bad, model=small_model(0))["one"]
 
@@ -184,6 +192,9 @@ def test_command_line_trains_and_lists(tmp_path):
     zoo = wb.Zoo.open(tmp_path / "zoo")
     assert list(zoo) == ["far", "fog"] and zoo.members["far"].seed == 3
     assert zoo.base.blocks[1].linear.weight.shape == (12, 12)
-    for wrong, words in ((["--members", "domain=fog"], "two members are named 'fog'"), (["--members", "fog"], "allowed: name=value")):
+    for wrong, words in (
+        (["--members", "domain=fog"], "two members are named 'fog'"),
+        (["--members", "fog"], "allowed: name=value"),
+    ):
         error = CliRunner().invoke(app, [*arguments, *wrong]).exception
         assert isinstance(error, wb.WBenchError) and words in str(error)

@@ -32,18 +32,32 @@ def _member(text: str) -> tuple[str, dict[str, str]]:
     return (head.strip() if named else "-".join(options.values())), options
 
 
+def _members(texts: list[str]) -> dict[str, dict[str, str]]:
+    from wbench.errors import KnobError
+
+    found: dict[str, dict[str, str]] = {}
+    for role, options in map(_member, texts):
+        if role in found:
+            raise KnobError(f"--members: two members are named '{role}'; write 'role: name=value'")
+        found[role] = options
+    return found
+
+
 @app.command()
 def train(
     task: Annotated[str, typer.Argument(help="Name of a task.")],
     members: Annotated[
-        list[str], typer.Option("--members", help="A member: 'role: name=value name=value', options of the task; repeat it.")
+        list[str],
+        typer.Option("--members", help="A member: 'role: name=value name=value', options of the task; repeat it."),
     ],
     out: Annotated[str, typer.Option("--out", help="Folder to write; new or empty.")],
     base: Annotated[str, typer.Option(help="Options of the base's task; without: members start untrained.")] = "",
     task_settings: Annotated[
         list[str], typer.Option("--task-set", help="An option of all tasks: name=value; may be repeated.")
     ] = [],  # noqa: B006 - typer reads it once
-    method: Annotated[list[str], typer.Option("--method", help="Id of a method for the members; may be repeated.")] = [],  # noqa: B006
+    method: Annotated[
+        list[str], typer.Option("--method", help="Id of a method for the members; may be repeated.")
+    ] = [],  # noqa: B006
     trainable: Annotated[str, typer.Option(help="Globs of modules that may change, e.g. '*,!head'.")] = "",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     scale: Annotated[str, typer.Option(help="smoke (seconds), cpu (under a minute a run) or gpu.")] = "cpu",
@@ -51,18 +65,12 @@ def train(
     store: Annotated[str, typer.Option("--store", help="Folder of the run store.")] = "",
 ) -> None:
     """Train a base, fine-tune it to each member's task, and write their weights and what is known of them."""
-    from wbench.errors import KnobError
     from wbench.runs import RunStore
     from wbench.tasks import find_task
     from wbench.zoo import Zoo
 
     shared = _options(" ".join(map(shlex.quote, task_settings)), "--task-set")
-    pairs = [_member(text) for text in members]
-    roles = [role for role, _ in pairs]
-    for role in roles:
-        if roles.count(role) > 1:
-            raise KnobError(f"--members: two members are named '{role}'; write 'role: name=value'")
-    tasks = {role: find_task(task, {**shared, **options}) for role, options in pairs}
+    tasks = {role: find_task(task, {**shared, **options}) for role, options in _members(members).items()}
     start = find_task(task, {**shared, **_options(base, "--base")}) if base else None
     zoo = Zoo.train(
         tasks, out, base=start, methods=method or None, seed=seed, scale=scale, trainable=trainable or None, device=device,

@@ -186,7 +186,9 @@ def test_what_does_not_fit_is_refused_by_name(cls):
         with pytest.raises(wb.WBenchError, match=f"{cls.id} needs the model that its members were fine-tuned from"):
             cls().combine(members)
     members["wide"] = nn.Sequential(nn.Linear(16, 40), nn.ReLU(), nn.Linear(40, 32), nn.ReLU(), nn.Linear(32, 8))
-    with pytest.raises(wb.WBenchError, match=rf"{cls.id}: model 'wide' does not match the base at 0.weight: \(40, 16\)"):
+    with pytest.raises(
+        wb.WBenchError, match=rf"{cls.id}: model 'wide' does not match the base at 0.weight: \(40, 16\)"
+    ):
         cls().combine(members, base)
     members["wide"] = nn.Sequential(nn.Linear(16, 32))
     with pytest.raises(wb.WBenchError, match="model 'wide' does not match the base at 2.weight: absent instead of"):

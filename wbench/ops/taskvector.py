@@ -143,7 +143,8 @@ class SignedSums:
         """
         up = self.positive[name] + self.negative[name] >= 0
         chosen = torch.where(up, self.positive[name], self.negative[name])
-        return chosen / torch.where(up, *self.counts[name]).clamp_min(1)
+        positive, negative = self.counts[name]
+        return chosen / torch.where(up, positive, negative).clamp_min(1)
 
 
 def matrices(model: nn.Module, types: tuple[type[nn.Module], ...]) -> set[str]:

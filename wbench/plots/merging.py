@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbench.plots._style import DASHES, GREY, colour_of, empty, layout, marker_of, of_run, panels, require, runs_of, text
+from wbench.plots._style import (
+    DASHES,
+    GREY,
+    colour_of,
+    empty,
+    layout,
+    marker_of,
+    of_run,
+    panels,
+    require,
+    runs_of,
+    text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,10 +50,10 @@ def merging(frame: pd.DataFrame) -> go.Figure:
     figure, _, _ = panels(TITLES, columns=1)
     last = int(frame["arrival"].max())
     steps = np.arange(1, last + 1)
-    for row, (values, label) in enumerate(((np.sqrt(steps), "√t"), (np.ones(last), "1")), start=1):
+    for row, (line_of, label) in enumerate(((np.sqrt(steps), "√t"), (np.ones(last), "1")), start=1):
         line = {"color": GREY, "dash": "dash", "width": 1.5}
         trace = go.Scatter(
-            x=steps, y=values, mode="lines", line=line, name="√t: at right angles" if row == 1 else label,
+            x=steps, y=line_of, mode="lines", line=line, name="√t: at right angles" if row == 1 else label,
             showlegend=row == 1, hovertemplate=f"{label} = %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
         figure.add_trace(trace, row=row, col=1)

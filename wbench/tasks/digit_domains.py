@@ -110,7 +110,11 @@ class DigitDomains(Task):
     index: int = knob(0, 0, OTHERS - 1, slider=(0, 20), doc="Which of the orthogonal matrices, for rotated_pixels.")
     domains: int = knob(0, 0, OTHERS, slider=(0, 20), doc="How many domains of rotated_pixels to add as test splits.")
     extra_domains: int = knob(
-        0, 0, 100, slider=(0, 10), doc="How many further domains of rotated_pixels identity trains on beside the digits."
+        0,
+        0,
+        100,
+        slider=(0, 10),
+        doc="How many further domains of rotated_pixels identity trains on beside the digits.",
     )
     architecture: Literal["mlp", "convnet"] = knob("mlp", doc="Model.")
     hidden: tuple[int, ...] = knob((64, 64), 1, 16384, doc="Hidden sizes of the MLP.")
@@ -118,9 +122,13 @@ class DigitDomains(Task):
     @model_validator(mode="after")
     def _strength_fits(self) -> Self:
         if self.extra_domains and self.domain != "identity":
-            raise KnobError(f"extra_domains={self.extra_domains} does not fit '{self.domain}'; allowed: with 'identity'")
+            raise KnobError(
+                f"extra_domains={self.extra_domains} does not fit '{self.domain}'; allowed: with 'identity'"
+            )
         if self.domains and self.domain not in {"identity", "rotated_pixels"}:
-            raise KnobError(f"domains={self.domains} does not fit '{self.domain}'; allowed: with 'rotated_pixels', 'identity'")
+            raise KnobError(
+                f"domains={self.domains} does not fit '{self.domain}'; allowed: with 'rotated_pixels', 'identity'"
+            )
         family = self.domain == "identity" and (self.extra_domains or self.domains)
         top, strength = LARGEST["rotated_pixels" if family else self.domain], self.strength
         whole = self.domain in {"shift", "halves"}

@@ -161,4 +161,3 @@ def find(job: Job, store: RunStore) -> Run | None:
     """
     found = store.find(job.id)
     return found if found is not None and found.status in {"finished", "diverged"} else None
-

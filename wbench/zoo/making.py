@@ -73,7 +73,9 @@ def make_zoo(
         for role, task in members.items():
             run = _finished(
                 f"member '{role}'",
-                train(task, methods, seed=seeds.get(role, seed), recipe=recipe, start=start, trainable=trainable, **given),
+                train(
+                    task, methods, seed=seeds.get(role, seed), recipe=recipe, start=start, trainable=trainable, **given
+                ),
             )
             entries[role] = _written(scratch, role, run.tensors("weights"), _known(run))
         write_manifest(scratch, _written(scratch, BASE, weights, entry), entries)
@@ -83,7 +85,9 @@ def make_zoo(
         scratch.chmod(0o755)
         os.replace(scratch, folder)
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror or error}; choose another folder") from error
+        raise CheckpointError(
+            f"{folder} cannot be written: {error.strerror or error}; choose another folder"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -108,7 +112,13 @@ def _finished(who: str, run: Run) -> Run:
 
 def _known(run: Run) -> dict[str, Any]:
     metrics = {key.removeprefix("test."): value for key, value in run.summary.items() if key.startswith("test.")}
-    known = {"task": dict(run.spec["task"]), "seed": run.seed, "methods": run.methods, "metrics": metrics, "run": run.id}
+    known = {
+        "task": dict(run.spec["task"]),
+        "seed": run.seed,
+        "methods": run.methods,
+        "metrics": metrics,
+        "run": run.id,
+    }
     return known
 
 

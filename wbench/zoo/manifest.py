@@ -92,7 +92,9 @@ def read_manifest(folder: Path) -> tuple[Entry | None, dict[str, Entry]]:
         found = {path.stem if path.is_file() else path.name: Entry(path.name) for path in _checkpoints(folder)}
         base, members = found.pop(BASE, None), found
     if not members:
-        raise CheckpointError(f"{folder} holds no member; looked for {MANIFEST} and for {', '.join(sorted(ENDINGS))} files")
+        raise CheckpointError(
+            f"{folder} holds no member; looked for {MANIFEST} and for {', '.join(sorted(ENDINGS))} files"
+        )
     for entry in [*members.values(), *([base] if base else [])]:
         inside = (folder / entry.file).resolve().is_relative_to(folder.resolve())
         if not inside or not (folder / entry.file).exists():
@@ -108,7 +110,9 @@ def _checkpoints(folder: Path) -> list[Path]:
             continue
         role = path.name if holds else path.stem
         if role in files:
-            raise CheckpointError(f"{folder} holds two checkpoints named '{role}': {files[role].name} and {path.name}; rename one")
+            raise CheckpointError(
+                f"{folder} holds two checkpoints named '{role}': {files[role].name} and {path.name}; rename one"
+            )
         files[role] = path
     return list(files.values())
 

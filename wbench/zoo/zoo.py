@@ -217,7 +217,9 @@ def _fits(path: Path, who: str, model: nn.Module, whose: str = "the base") -> No
 
 def _verify(path: Path, entry: Entry) -> None:
     if entry.sha256 and digest(path) != entry.sha256:
-        raise CheckpointError(f"{path} is not the file that the zoo was made with: its SHA-256 differs; make the zoo again")
+        raise CheckpointError(
+            f"{path} is not the file that the zoo was made with: its SHA-256 differs; make the zoo again"
+        )
 
 
 @torch.no_grad()
@@ -239,5 +241,3 @@ def _short(task: Mapping[str, Any]) -> str:
     if task["id"] == "user":
         return f"user {options.get('name', '')}"
     return str(rebuild(type(find_task(task["id"])), options))
-
-

@@ -116,7 +116,9 @@ class OPCM(Merging):
     alpha: float = knob(0.5, 0.0, 0.99, doc="Share of the singular values' sum that counts as occupied; below 1.")
     shuffle_order: bool = knob(True, doc="Models arrive in random order; else as given.")
     seed: int | None = knob(None, 0, 2**31 - 1, slider=(0, 20), doc="Decides that order; none: the run's seed.")
-    keep_cross: bool = knob(True, doc="Keep parts of which one side only is occupied (as the code; the paper drops them).")
+    keep_cross: bool = knob(
+        True, doc="Keep parts of which one side only is occupied (as the code; the paper drops them)."
+    )
     zero_diagonal: bool = knob(True, doc="Remove what goes along the merged change's own singular pairs.")
     null_diagonal: Literal["remove", "keep"] = knob("remove", doc="The same where the singular value is zero.")
     conv: bool = knob(False, doc="Project convolutions, too, as out x rest matrices.")
