@@ -59,7 +59,7 @@ def merging(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(trace, row=row, col=1)
     for run, number in runs_of(frame).items():
         part = of_run(frame, run).sort_values("arrival")
-        line = {"color": colour_of(number), "dash": DASHES[number // 6 % len(DASHES)], "width": 2}
+        line = {"color": colour_of(number), "dash": DASHES[number % len(DASHES)], "width": 2}
         members = [text(name) for name in part["member"]] if "member" in part else [""] * len(part)
         scaled = part["distance"] / part["mean_norm"].where(part["mean_norm"] > 0)
         for row, values in enumerate((part["divisor"], scaled), start=1):
