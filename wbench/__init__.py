@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wbench.study import Arm, Study
     from wbench.task import Task
     from wbench.training import Diverged, restore, train, watch  # type: ignore[no-redef]
+    from wbench.zoo import Zoo
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ _NAMES = {
     "Study": "wbench.study",
     "Task": "wbench.task",
     "WBenchError": "wbench.errors",
+    "Zoo": "wbench.zoo",
     "knob": "wbench.method",
     "restore": "wbench.training",
     "train": "wbench.training",
@@ -64,7 +66,7 @@ _NAMES = {
 }
 
 __all__ = [
-    "Arm", "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Study", "Task", "WBenchError",
+    "Arm", "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Study", "Task", "WBenchError", "Zoo",
     "checkpoints", "claims", "datasets", "knob", "method", "methods", "models", "plots", "probes", "reports", "restore", "runs", "tasks", "testing", "train",
     "watch",
 ]  # fmt: skip

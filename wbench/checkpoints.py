@@ -81,6 +81,24 @@ def count_nonfinite(tensor: Tensor) -> int:
     return tensor.numel() - int(torch.isfinite(tensor).sum())
 
 
+def shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a checkpoint, without reading values.
+
+    Args:
+        path: As in `iter_tensors`.
+
+    Returns:
+        Name to shape.
+
+    Raises:
+        CheckpointError: As in `iter_tensors`, except for values.
+    """
+    found = {name: shape for name, _, shape, _ in _headers(_located(path))}
+    if not found:
+        raise CheckpointError(f"{path} holds no tensor")
+    return found
+
+
 def summary(path: str | Path) -> pd.DataFrame:
     """Return what a checkpoint holds, without reading values.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
@@ -47,7 +47,7 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     return values
 
 
-def _arm(o_end: float, schedule: str = "cos", t: float = 1.5) -> Arm:
+def _arm(o_end: float, schedule: Literal["cos", "const"] = "cos", t: float = 1.5) -> Arm:
     return Arm((ReSTE(o_end=o_end, o_schedule=schedule, t=t),), probes=())
 
 

@@ -10,6 +10,11 @@ from wbench.methods.optimizer.frozen_projection import FrozenProjection
 from wbench.methods.optimizer.galore import GaLore
 from wbench.methods.optimizer.nap import NaP
 from wbench.methods.parametrization.weight_compander import WeightCompander
+from wbench.methods.population.opcm import OPCM
+from wbench.methods.population.scaling_only import ScalingOnly
+from wbench.methods.population.task_arithmetic import TaskArithmetic
+from wbench.methods.population.ties import TIES
+from wbench.methods.population.weight_average import WeightAverage
 
 
 def all() -> dict[str, type[Method]]:
@@ -24,6 +29,11 @@ __all__ = [
     "LayerNormOnly",
     "LoRA",
     "NaP",
+    "OPCM",
+    "ScalingOnly",
+    "TIES",
+    "TaskArithmetic",
+    "WeightAverage",
     "PiSSA",
     "WeightCompander",
     "all",

@@ -14,11 +14,11 @@ from wbench.errors import KnobError
 from wbench.method import Method, check_composition, get
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore, run_id
-from wbench.splits import tensors_checksum
 from wbench.task import Task
 from wbench.tasks import find_task
 from wbench.training.device import resolve_device
 from wbench.training.identity import run_spec
+from wbench.training.members import as_given, identities, identity
 from wbench.training.recorder import PROBES
 from wbench.training.restore import Start, start_weights
 
@@ -135,15 +135,17 @@ def describe(
         recipe = method.recipe(recipe)
     every = every or max(1, recipe.total_steps // 20)
     start_id, weights = start_weights(start) if start is not None else (None, None)
-    others = {**(references or {}), **(members or {})}
+    combined = as_given(members)
     spec = run_spec(
         task, chosen, recipe, seed=seed, device=place, probes={"names": list(probes), "every": every if probes else 0},
-        start=start_id, references={role: _identity(model) for role, model in others.items()},
+        start=start_id, references={role: identity(model) for role, model in (references or {}).items()},
     )  # fmt: skip
     spec["trainable"] = trainable
+    if combined:
+        spec["members"] = [[role, name] for role, name in identities(combined).items()]  # their order counts
     return Job(
         task, chosen, recipe, place, every, weights, spec, seed, tuple(probes), trainable, dict(references or {}),
-        dict(members or {}),
+        combined,
     )  # fmt: skip
 
 
@@ -159,7 +161,3 @@ def find(job: Job, store: RunStore) -> Run | None:
     """
     found = store.find(job.id)
     return found if found is not None and found.status in {"finished", "diverged"} else None
-
-
-def _identity(model: Run | nn.Module) -> str:
-    return model.id if isinstance(model, Run) else tensors_checksum(model.state_dict())

@@ -46,17 +46,30 @@ def run_outside(
 def _combine(
     task: Task, method: Method, ctx: Context, members: Mapping[str, nn.Module], writer: RunWriter
 ) -> nn.Module:
+    # judged on each member's own data where the task has a split of the member's role; last, the mean over members
     if not members:
         raise CompositionError(f"{method.id} combines models; pass members={{role: run or model, ...}}")
     merged = method.combine(members, ctx.references.get("base"), ctx)
     writer.log([{"step": 0, "phase": "end", "split": "store", "name": "bytes", "value": float(merged.nbytes)}])
+    found: dict[str, list[float]] = {}
     for index, role in enumerate(members):
-        model = merged.model_for(index).eval()
+        model = merged.model_for(index).to(ctx.device).eval()
         split = ctx.splits[role] if role in ctx.splits else ctx.splits["test"]
+
+        def infer(batch: Batch, model: nn.Module = model) -> Tensor:
+            return method.infer(model, tuple(part.to(ctx.device) for part in batch), ctx).cpu()
+
         with torch.no_grad():
-            metrics = task.metrics(model, split, lambda batch, model=model: model(batch[0]))  # type: ignore[misc]
-        writer.log([{"step": 0, "phase": role, "split": "test", "name": key, "value": v} for key, v in metrics.items()])
+            metrics = task.metrics(model, split, infer)
+        for name, value in metrics.items():
+            writer.log([{"step": 0, "phase": role, "split": "test", "name": name, "value": value}])
+            found.setdefault(name, []).append(value)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    writer.log([{"step": 0, "phase": "end", "split": "test", "name": name, "value": v} for name, v in means.items()])
     first = merged.model_for(0)
+    frame = method.observe(first, ctx)
+    if frame is not None and len(frame):
+        writer.table(f"method.{method.id}", frame)
     writer.tensors("weights", {name: value.detach().cpu() for name, value in first.state_dict().items()})
     return first
 

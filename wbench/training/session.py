@@ -18,6 +18,7 @@ from wbench.training.device import derive, environment, seeded
 from wbench.training.finite import Diverged
 from wbench.training.job import Job
 from wbench.training.loop import fit, loss_function
+from wbench.training.members import Members
 from wbench.training.memory import measure, optimizer_tensors, tensor_bytes
 from wbench.training.outside import run_outside
 from wbench.training.recorder import MAX_ITEMS, Recorder
@@ -60,8 +61,7 @@ class Session:
     def run(self) -> None:
         """Do everything but commit: assemble and train the model and take the methods off, or combine, or fit."""
         if self.job.outside:
-            members = {role: _model(model) for role, model in self.job.members.items()}
-            run_outside(self.job.task, self.job.methods, self.ctx, members, self.writer)
+            run_outside(self.job.task, self.job.methods, self.ctx, Members(self.job.members), self.writer)
             return
         model = self.assemble()
         fit(model, self.ctx, loss_function(self.ctx), self.recorder, self.order)

@@ -50,7 +50,7 @@ def train(
         start: Weights to start from: a run, a module, a mapping or a checkpoint's path.
         trainable: Globs of modules that stay trainable; everything else is frozen before the methods are put on.
         references: Models that methods ask for by role: base, teacher, ...
-        members: Models that a population method combines.
+        members: Models that a population method combines, in order; a mapping that opens them when asked is read one by one.
         store: Where runs are kept; default `$WBENCH_HOME/runs` or `./.wbench/runs`.
         progress: Show a progress bar on standard error.
         on_step: Called with (step, loss) after each step.

@@ -1,0 +1,1 @@
+"""Works over many models."""
