@@ -77,6 +77,8 @@ class Knob:
         stripped = text.strip()
         if self.optional and stripped.lower() in {"none", "auto", "null"}:
             return None
+        if self.choices and self.scale == "choice":
+            return next((choice for choice in self.choices if str(choice) == stripped), text)
         if self.kind == "bool":
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(
                 stripped.lower(), text

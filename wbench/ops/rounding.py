@@ -5,7 +5,7 @@ Grids are affine with unsigned codes: `w = (code - zero) * scale`, codes 0 .. 2^
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -159,6 +159,33 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
     """
     shifts = bits * torch.arange(8 // bits - 1, -1, -1, device=packed.device, dtype=torch.uint8)
     return ((packed[:, None] >> shifts) & (2**bits - 1)).flatten()[:count]
+
+
+def pack_groups(x: Tensor, bits: int, group_size: int) -> dict[str, Any]:
+    """Return a tensor in few bits, as plain values that a state dict can hold.
+
+    Args:
+        x: Any shape; `group_size` divides its number of elements.
+        bits: 1, 2, 4 or 8.
+        group_size: Numbers that share a scale and a zero point.
+
+    Returns:
+        codes (packed into bytes), scale and zero (groups, 1), shape, bits, group_size.
+    """
+    held = quantize_groups(x, bits, group_size)
+    sizes = {"shape": tuple(x.shape), "bits": bits, "group_size": group_size}
+    return {"codes": pack_codes(held.codes, bits), "scale": held.scale, "zero": held.zero, **sizes}
+
+
+def unpack_groups(held: dict[str, Any]) -> Tensor:
+    """Return the dequantised tensor.
+
+    Args:
+        held: From `pack_groups`.
+    """
+    shape = torch.Size(held["shape"])
+    codes = unpack_codes(held["codes"], held["bits"], shape.numel()).view(-1, held["group_size"])
+    return Affine(codes, held["scale"], held["zero"], shape).value
 
 
 def pack_bits(bits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from wbench.plots.estimator import equilibrium, estimator
 from wbench.plots.histogram import histogram, rebin
 from wbench.plots.intervals import intervals
 from wbench.plots.landscape import landscape
+from wbench.plots.lazy_subspace import lazy_subspace
 from wbench.plots.merging import merging
 from wbench.plots.metrics import metrics
 from wbench.plots.plasticity import plasticity
@@ -18,6 +19,6 @@ from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
+    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wbench.datasets import load_text
 from wbench.knobs import knob
-from wbench.models import GPT
+from wbench.models import GPT, NGram
 from wbench.recipe import Recipe
 from wbench.splits import Split, Splits, WindowSplit
 from wbench.task import Infer, Task
@@ -57,6 +57,7 @@ class Chars(Task):
     }
 
     text: Literal["shakespeare", "austen"] = knob("shakespeare", doc="Which text.")
+    architecture: Literal["gpt", "ngram"] = knob("gpt", doc="Model; ngram: an MLP over the last eight characters.")
     size: Literal["tiny", "small", "large"] = knob("small", doc="Size of the GPT; large is meant for a GPU.")
     context: int = knob(64, 8, 1024, scale="log", unit="characters", doc="Characters the model sees.")
     tie: bool = knob(False, doc="Share the head's weight with the embedding.")
@@ -72,10 +73,12 @@ class Chars(Task):
         )
 
     def model(self, seed: int) -> nn.Module:
-        """Return the GPT chosen by `size`: (samples, length) -> (samples, length, 96)."""
+        """Return the model chosen by `architecture` and, of a GPT, `size`: (samples, length) -> (samples, length, 96)."""
         depth, width, heads = SIZES[self.size]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.architecture == "ngram":
+                return NGram(len(ALPHABET))
             return GPT(len(ALPHABET), self.context, depth, width, heads, tie=self.tie)
 
     def metrics(
