@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from wbench.errors import ReportError, StudyError
 from wbench.reports.display import Figure, Html, spread, table
 from wbench.reports.run_cells import method_card, method_picture
-from wbench.reports.study_plan import as_code, as_toml
 from wbench.runs import Run
 from wbench.study import ArmRuns, Outcome, Study
+from wbench.study.written import as_code, as_toml
 from wbench.tasks import find_task
 
 if TYPE_CHECKING:
