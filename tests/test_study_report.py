@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,36 @@ def test_any_sweep_is_written_and_read_back(method, settings, grid, tmp_path):
                 for s, arm in ((study, mine), (other, theirs))
             )
             assert made == read
+
+
+def test_every_field_of_an_arm_is_written_and_read_back(tmp_path):
+    full = wb.Arm(
+        (wb.methods.LoRA(rank=2),), start="base", references={"teacher": "base"}, members={"one": "base"},
+        recipe={"steps": 9, "betas": (0.8, 0.9)}, at_smoke={"steps": 3}, trainable=("head", "blocks.*"),
+        grid={"lr": (0.1, 0.2), "lora.alpha": (1.0, 2.0)}, select="train", select_by=("accuracy", "max"),
+        probes=("spectrum",),
+    )  # fmt: skip
+    usual = wb.Arm()
+    named = {spec.name for spec in dataclasses.fields(wb.Arm) if getattr(full, spec.name) != getattr(usual, spec.name)}
+    assert named == {spec.name for spec in dataclasses.fields(wb.Arm)} - {"task"}
+    study = wb.Study("digits", {"base": usual, "full": full, "plain": None}, seeds=1, scale="smoke")
+    (tmp_path / "study.toml").write_text(cells.as_toml(study), encoding="utf-8")
+    names: dict = {}
+    exec(cells.as_code(study).replace("study.run(progress=True)\nstudy.frame()\n", ""), names)
+    again = read_study(tmp_path / "study.toml")
+    assert again.plan() == study.plan()
+    assert again.plan()["base"].probes == () and again.plan()["plain"].probes == study.probes
+    assert cells.as_toml(names["study"]) == cells.as_toml(again) == cells.as_toml(study)
+
+
+@pytest.mark.parametrize(("scale", "steps"), [("smoke", 3), ("cpu", 9)])
+def test_what_an_arm_changes_at_smoke_scale_counts_there_alone(scale, steps, tmp_path):
+    (tmp_path / "study.toml").write_text(
+        f'task = "digits"\nscale = "{scale}"\n[arms.a]\nrecipe = {{ steps = 9, lr = 0.5 }}\nat_smoke = {{ steps = 3 }}\n'
+    )
+    study = read_study(tmp_path / "study.toml")
+    _, recipe = study.plan()["a"].at({}, wb.tasks.find_task("digits").recipe(scale))
+    assert (recipe.steps, recipe.lr) == (steps, 0.5)
 
 
 def test_a_value_that_toml_has_no_word_for_leaves_the_python():

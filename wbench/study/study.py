@@ -89,7 +89,8 @@ class Study:
         recipe = self._recipe()
         arms: dict[str, Arm] = {}
         for name, given in self.arms.items():
-            arms[name] = given if isinstance(given, Arm) else Arm(as_methods(given), probes=tuple(self.probes))
+            arm = given if isinstance(given, Arm) else Arm(as_methods(given), probes=tuple(self.probes))
+            arms[name] = arm.at_scale(self.scale)
         needed = {need for arm in arms.values() for need in arm.needs}
         settable = dict.fromkeys(recipe.fields())
         known = [*settable, *(f"{m.id}.{key}" for arm in arms.values() for m in arm.methods for key in m.fields())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -74,12 +74,12 @@ def _described(study: Study) -> dict[str, Any]:
     usual, recipe = task.recipe(study.scale).fields(), (study.recipe or task.recipe(study.scale)).fields()
     found["recipe"] = {key: value for key, value in recipe.items() if value != usual[key]}
     found["grid"] = {key: [_listed(value) for value in values] for key, values in study.grid.items()}
-    found["arms"] = {name: _plain_arm(name, arm) for name, arm in study.arms.items()}
+    found["arms"] = {name: _plain_arm(name, arm, study.probes) for name, arm in study.arms.items()}
     return found
 
 
-def _plain_arm(name: str, given: Any) -> dict[str, Any]:
-    arm = given if isinstance(given, Arm) else Arm(as_methods(given))
+def _plain_arm(name: str, given: Any, probes: Sequence[str]) -> dict[str, Any]:
+    arm = given if isinstance(given, Arm) else Arm(as_methods(given), probes=tuple(probes))
     if arm.task is not None:
         raise StudyError(f"arm '{name}' has a task of its own, which is not written out; build the study in Python")
     plain: dict[str, Any] = {"methods": [_changed(method) for method in arm.methods]} if arm.methods else {}
@@ -87,7 +87,7 @@ def _plain_arm(name: str, given: Any) -> dict[str, Any]:
         value = getattr(arm, spec.name)
         if spec.name not in {"methods", "task", "probes"} and value != getattr(Arm(), spec.name):
             plain[spec.name] = dict(value) if isinstance(value, Mapping) else _listed(value)
-    return plain
+    return plain | ({"probes": list(arm.probes)} if tuple(arm.probes) != tuple(probes) else {})
 
 
 def _changed(made: Knobs) -> dict[str, Any]:
@@ -111,13 +111,12 @@ def _arm(arm: Mapping[str, Any], probes: list[str]) -> str:
         f"wb.methods.get({method['id']!r})({', '.join(f'{k}={v!r}' for k, v in method.items() if k != 'id')})"
         for method in arm.get("methods", [])
     ]
-    rest = {key: value for key, value in arm.items() if key != "methods"}
-    if not rest:
+    rest = {key: value for key, value in arm.items() if key not in {"methods", "probes"}}
+    if not rest and "probes" not in arm:
         return "None" if not made else made[0] if len(made) == 1 else f"[{', '.join(made)}]"
     methods = "".join(f"{method}, " for method in made)
-    return (
-        f"wb.Arm(({methods}), {', '.join(f'{key}={value!r}' for key, value in rest.items())}, probes={tuple(probes)!r})"
-    )
+    words = [f"{key}={value!r}" for key, value in (rest | {"probes": tuple(arm.get("probes", probes))}).items()]
+    return f"wb.Arm(({methods}), {', '.join(words)})"
 
 
 def _phases(given: list[dict[str, Any]]) -> str:
@@ -131,7 +130,7 @@ def _key(name: str) -> str:
 def _toml(value: Any, key: str) -> str:
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{_key(str(name))} = {_toml(part, key)}' for name, part in value.items())} }}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(part, key) for part in value)}]"
     if value is None:
         raise StudyError(f"{key}: TOML has no word for 'none'; use the Python")
