@@ -24,7 +24,6 @@ import torch
 import wbench as wb
 from wbench.machine import cores, find_gpus
 from wbench.method import Context
-from wbench.study.levels import ArmRuns
 from wbench.study.pool import Processes
 from wbench.study.worker import train_alone
 from wbench.training.device import derive, seeded
@@ -52,7 +51,7 @@ def arguments(study: wb.Study) -> list[dict[str, Any]]:
         found.extend(wanted.values())
         return outcome
 
-    study._walk(study.plan(), collect, ArmRuns())
+    study.walk(collect)
     return found
 
 

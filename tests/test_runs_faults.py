@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from wbench.errors import RunError
-from wbench.runs import Run, RunStore, run_id
-from wbench.runs import local as local_module
+from wbench.runs import Run, RunStore, moves, run_id
 
 SPEC = {"task": {"id": "digits"}, "seed": 3}
 FILES = ["metrics.parquet", "spectrum.parquet", "weights.safetensors"]
@@ -296,7 +295,7 @@ def test_a_failed_replacement_puts_the_former_run_back(store, monkeypatch):
 def test_a_finished_run_that_appears_during_a_commit_is_kept(store, monkeypatch):
     """Another process finishes between this one's look and its rename."""
     filled(store, value=0.25).commit(status="stopped")
-    kept, calls = local_module._kept, []
+    kept, calls = moves._kept, []
 
     def late(folder):
         found = kept(folder)
@@ -307,7 +306,7 @@ def test_a_finished_run_that_appears_during_a_commit_is_kept(store, monkeypatch)
             os.rename(filled(other, value=0.75).commit().path, folder)
         return found
 
-    monkeypatch.setattr(local_module, "_kept", late)
+    monkeypatch.setattr(moves, "_kept", late)
     ours = filled(store, value=0.5).commit(status="stopped")
     assert (ours.status, ours.final("accuracy"), left_over(store)) == ("finished", 0.75, [])
 

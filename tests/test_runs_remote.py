@@ -2,21 +2,16 @@
 
 import errno
 import json
-import multiprocessing
 import os
-import signal
 import socket
-import subprocess
-import sys
-import textwrap
-import threading
 import time
 import uuid
-from concurrent.futures import ProcessPoolExecutor
 
+import fsspec
 import pandas as pd
 import pytest
 import torch
+from remote_run import SPEC, attempts, filled, put, there
 from s3_server import needs_s3, serving
 
 from wbench import runs as ask
@@ -25,9 +20,6 @@ from wbench.runs import RunStore, run_id
 from wbench.runs.place import Unreachable
 from wbench.runs.remote_files import Files
 from wbench.runs.url import without_password
-
-fsspec = pytest.importorskip("fsspec")
-SPEC = {"task": {"id": "digits"}, "seed": 3}
 
 
 def free_port():
@@ -53,30 +45,6 @@ def store(request):
 @pytest.fixture
 def s3(server):
     return RunStore(f"s3://bucket/{uuid.uuid4().hex}")
-
-
-def filled(store, spec=SPEC, value=0.5):
-    writer = store.writer(spec)
-    writer.log([{"step": 0, "phase": "end", "split": "test", "name": "accuracy", "value": value}])
-    writer.table("spectrum", pd.DataFrame({"step": range(50), "value": [value] * 50}))
-    writer.tensors("weights", {"w": torch.full((5, 2), value)})
-    return writer
-
-
-def there(store):
-    """Every file below the store, asked of the protocol itself."""
-    fs, base = fsspec.core.url_to_fs(store.url)
-    fs.invalidate_cache()
-    return sorted(path.removeprefix(base).lstrip("/") for path in fs.find(base))
-
-
-def attempts(store):
-    return {tuple(path.split("/")[:2]) for path in there(store) if path.count("/") > 1}
-
-
-def put(store, path, data):
-    fs, base = fsspec.core.url_to_fs(store.url)
-    fs.pipe_file(f"{base}/{path}", data)
 
 
 # --- what is written is read ----------------------------------------------------------------------------------------
@@ -312,106 +280,3 @@ def test_what_dead_attempts_left_is_swept_after_a_day_and_nothing_else(store, mo
     assert there(store) == whole
     with pytest.raises(RunError, match="older_than=-1"):
         store.sweep(-1)
-
-
-# --- competing and killed writers -------------------------------------------------------------------------------------
-
-
-def test_threads_that_finish_the_same_run_agree_on_one(store):
-    """A stopped run lies there, and writers of every kind meet."""
-    filled(store, value=0.0).commit("stopped")
-    start, found = threading.Barrier(6), []
-
-    def commit(index):
-        writer = filled(store, value=(index + 1) / 8)
-        start.wait()
-        found.append(writer.commit("finished" if index % 2 else "stopped"))
-
-    threads = [threading.Thread(target=commit, args=(index,)) for index in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 6
-    [run] = store.runs()
-    values = {run.final("accuracy") for run in found if run.status == "finished"}
-    assert (run.status, values, store.damaged()) == ("finished", {run.final("accuracy")}, [])
-    assert run.probe("spectrum")["value"].unique().tolist() == [run.final("accuracy")]
-    store.sweep(older_than=0)
-    assert attempts(store) == {(run.id, run.attempt)}
-    assert [path for path in there(store) if path.endswith(".json")] == [f"{run.id}/run.json"]
-
-
-def commit_many(url, index):
-    torch.set_num_threads(1)
-    store = RunStore(url)
-    found = [filled(store, {**SPEC, "seed": seed}, value=(index + 1) / 8).commit() for seed in range(6)]
-    return [
-        (run.id, run.final("accuracy"), run.metrics["value"].iloc[0], run.tensors()["w"][0, 0].item()) for run in found
-    ]
-
-
-@needs_s3
-def test_processes_that_finish_the_same_runs_agree_on_each(s3):
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        first, second = pool.map(commit_many, [s3.url] * 2, range(2))
-    assert first == second
-    for name, *values in first:
-        assert len(set(values)) == 1  # the record, the metrics and the weights are of one writer
-        assert s3.get(name).final("accuracy") == values[0]
-    s3.sweep(older_than=0)
-    assert len(attempts(s3)) == 6
-
-
-@needs_s3
-@pytest.mark.parametrize("stage", ["upload", "put"])
-def test_a_killed_upload_leaves_no_run_and_is_swept(s3, stage):
-    code = """
-        import os, signal, sys
-        from test_runs_remote import filled
-        from wbench.runs import RunStore
-        from wbench.runs.remote_files import Files
-        writer = filled(RunStore(sys.argv[1]))
-        real = Files.upload
-        def half(self, files):
-            real(self, dict(list(files.items())[:1]))
-            os.kill(os.getpid(), signal.SIGKILL)
-        setattr(Files, sys.argv[2], half if sys.argv[2] == "upload" else lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
-        writer.commit()
-    """
-    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), s3.url, stage], env={**os.environ, "PYTHONPATH": path}
-    )
-    assert done.returncode == -signal.SIGKILL
-    left = there(s3)
-    assert len(left) == (1 if stage == "upload" else 3)
-    assert (s3.runs(), s3.damaged(), s3.find(run_id(SPEC)), s3.sweep()) == ([], [], None, [])
-    assert filled(s3).commit().final("accuracy") == 0.5
-    assert s3.sweep(older_than=0) == ["/".join(left[0].split("/")[:2])]
-    assert s3.runs()[0].probe("spectrum")["value"].iloc[0] == 0.5
-
-
-@needs_s3
-def test_many_records_are_read_at_once_and_listed_once(s3, monkeypatch):
-    import s3fs
-
-    model = filled(s3).commit()
-    fs, base = fsspec.core.url_to_fs(s3.url)
-    record = json.loads(fs.cat_file(f"{base}/{model.id}/run.json")) | {"files": {}, "sha256": {}}
-    specs = [{**SPEC, "seed": 100 + seed} for seed in range(200)]
-    fs.pipe({
-        f"{base}/{run_id(spec)}/run.json": json.dumps(record | {"id": run_id(spec), "spec": spec}).encode()
-        for spec in specs
-    })
-    calls, real = [], s3fs.S3FileSystem._call_s3
-
-    async def counted(self, method, *args, **kwargs):
-        calls.append(method)
-        return await real(self, method, *args, **kwargs)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    found = s3.finished([run_id(spec) for spec in specs[:150]])
-    assert len(found) == 150
-    assert calls.count("get_object") == 150
-    assert len(calls) <= 153

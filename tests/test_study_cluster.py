@@ -14,6 +14,7 @@ import pytest
 
 from wbench.errors import KnobError, WBenchError
 from wbench.study import cluster as module
+from wbench.study import cluster_worker
 from wbench.study.cluster import ClusterLostError, connect
 from wbench.study.pool import TimeLimitError, WorkerDiedError
 
@@ -222,8 +223,8 @@ def test_an_address_without_scheduler_is_named_before_any_work(monkeypatch):
 
 
 def test_other_versions_are_refused_by_name(cluster, monkeypatch):
-    ours = module.versions()
-    monkeypatch.setattr(module, "versions", lambda: ours | {"torch": "1.0"})
+    ours = cluster_worker.versions()
+    monkeypatch.setattr(cluster_worker, "versions", lambda: ours | {"torch": "1.0"})
     with pytest.raises(WBenchError, match=rf"has torch {ours['torch']}, here is 1\.0"):
         connect(cluster.address)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wbench.claims.verdict import Check, Verdict, judge
@@ -122,9 +122,7 @@ class Claim:
                 f"claim {self.id}: seeds={chosen} is not allowed; allowed: a positive number, or distinct seeds >= 0"
             )
         store, begin = store or RunStore(), time.perf_counter()
-        arms = self.arms
-        if scale == "smoke":
-            arms = {name: replace(arm, recipe={**arm.recipe, **arm.at_smoke}) for name, arm in arms.items()}
+        arms = {name: arm.at_scale(scale) for name, arm in self.arms.items()}
         total = sum(len(arm.points()) for arm in arms.values()) * len(numbers)
         with (
             bar(progress, self.id) as told,

@@ -24,7 +24,8 @@ from wbench.reports.study_cells import (
     responses,
     written,
 )
-from wbench.reports.study_plan import as_code, as_toml, sweep, values_of
+from wbench.reports.study_plan import sweep, values_of
+from wbench.study.written import as_code, as_toml
 
 __all__ = [
     "Figure",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +65,19 @@ def table(frame: pd.DataFrame, *, index: bool = False) -> Html:
     return Html(
         f'<div class="wide">{frame.to_html(index=index, escape=True, border=0, float_format=number, na_rep="")}</div>'
     )
+
+
+def spread(values: Sequence[float] | pd.Series) -> str:
+    """Return mean and, of several values, standard deviation in words; nothing where there is no value.
+
+    Args:
+        values: One a seed.
+    """
+    import numpy as np
+
+    if not len(values):
+        return ""
+    return f"{np.mean(values):.4g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
 
 
 def show(*items: object) -> None:

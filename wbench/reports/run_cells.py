@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wbench.errors import ReportError
 from wbench.method import Method
-from wbench.reports.display import Figure, Html, resolve, table
+from wbench.reports.display import Figure, Html, resolve, spread, table
 from wbench.runs import Run, RunStore
 from wbench.study import Arm, Runner, run_arms
 from wbench.study.show import bar
@@ -115,20 +115,13 @@ def results(runs: Mapping[str, Iterable[Run]]) -> Html:
         }
         for key in dict.fromkeys(key for run in runs_ for key in run.summary if key.startswith("test.")):
             values = [run.summary.get(key) for run in runs_]
-            row[key] = _spread([float("nan") if value is None else value for value in values])
+            row[key] = spread([float("nan") if value is None else value for value in values])
         for key in ("trainable", "optimizer_numbers"):
             value = runs_[0].summary.get(f"store.{key}")
             row[key.replace("_", " ")] = None if value is None else int(value)
         row["seconds"] = sum(run.info["timings"]["seconds"] for run in runs_) / len(runs_)
         rows.append(row)
     return table(pd.DataFrame(rows))
-
-
-def _spread(values: list[float]) -> str:
-    import numpy as np
-
-    mean = f"{np.mean(values):.4g}"
-    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.2g}"
 
 
 def provenance(runs: Mapping[str, Iterable[Run]], parameters: Mapping[str, Any]) -> Html:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wbench.errors import ReportError, StudyError
-from wbench.reports.display import Figure, Html, table
+from wbench.reports.display import Figure, Html, spread, table
 from wbench.reports.run_cells import method_card, method_picture
-from wbench.reports.study_plan import as_code, as_toml
 from wbench.runs import Run
 from wbench.study import ArmRuns, Outcome, Study
+from wbench.study.written import as_code, as_toml
 from wbench.tasks import find_task
 
 if TYPE_CHECKING:
@@ -258,18 +258,12 @@ def grid_results(found: Responses) -> Html:
             for knob, value in zip(found.knobs, point, strict=True)
         }
         ended = part[part["status"] == "finished"]
-        row |= {"finished": f"{len(ended)} of {len(part)}"} | {name: _spread(ended[name].dropna()) for name in metrics}
+        row |= {"finished": f"{len(ended)} of {len(part)}"} | {name: spread(ended[name].dropna()) for name in metrics}
         row["chosen"] = (
             "chosen" if part["chosen"].all() and len(found.frame[found.frame["arm"] == arm]) > len(part) else ""
         )
         rows.append(row)
     return table(pd.DataFrame(rows))
-
-
-def _spread(values: pd.Series) -> str:
-    if not len(values):
-        return ""
-    return f"{values.mean():.4g}" + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
 
 
 def failures(found: Responses) -> Html | None:

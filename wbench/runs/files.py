@@ -75,9 +75,8 @@ def write_frame(path: Path, frame: pd.DataFrame, name: str) -> None:
     """
     try:
         frame.to_parquet(path, index=False)
-    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's own kinds derive from these
-        reason = str(error).splitlines()[0]
-        raise RunError(f"table '{name}' cannot be kept as Parquet: {reason}; give each column one type") from error
+    except (ValueError, TypeError, NotImplementedError) as error:  # pandas' own, and pyarrow's kinds derive from these
+        raise RunError(_no_parquet(f"table '{name}'", error)) from error
     sync(path)
 
 
@@ -100,9 +99,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[
         values = pa.array([row["value"] for row in rows], pa.float64(), from_pandas=False)
         parquet.write_table(pa.table({**parts, "value": values}).select(list(columns)), path)
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"metrics cannot be kept as Parquet: {reason}; give each column one type") from error
+        raise RunError(_no_parquet("metrics", error)) from error
     sync(path)
+
+
+def _no_parquet(what: str, error: Exception) -> str:
+    return f"{what} cannot be kept as Parquet: {str(error).splitlines()[0]}; give each column one type"
 
 
 def read_frame(path: Path, checksum: str | None = None) -> pd.DataFrame:
@@ -123,7 +125,7 @@ def read_frame(path: Path, checksum: str | None = None) -> pd.DataFrame:
     _verify(path, checksum)
     try:
         return pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises several kinds on damaged files
+    except Exception as error:  # a damaged file fails anywhere in pandas and pyarrow, which share no kind for it
         raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}; {REMEDY}") from error
 
 
@@ -197,7 +199,7 @@ def read_tensors(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
         return found | {name: found[of] for name, of in aliases.items()}
-    except Exception as error:  # safetensors raises its own kind
+    except Exception as error:  # a damaged file fails in safetensors, in the JSON of its header, or by a name it lacks
         raise RunError(f"{path} is damaged: {error}; {REMEDY}") from error
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from wbench.errors import RunError
-from wbench.runs.files import sync
+from wbench.runs.moves import ASIDE, arrived, beside, put, put_back
 from wbench.runs.place import Damaged
-from wbench.runs.processes import dead, locked, machine
+from wbench.runs.processes import dead
 from wbench.runs.record import KEPT, OtherFormat
 from wbench.runs.run import DERIVED, Run
-
-OCCUPIED = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
-ASIDE = (".tmp-", ".old-", ".gone-")  # being written; moved out of the way of a new one; being deleted
 
 
 class LocalPlace:
@@ -146,61 +141,16 @@ class LocalPlace:
         Returns:
             The run that lies there now.
         """
-        temporary = self._aside(".tmp-", run_id)
+        target = self.root / run_id
+        temporary = beside(target, ".tmp-")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             write(temporary)
-            self._rename(temporary, run_id)
+            put(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return self._arrived(run_id)
-
-    def _arrived(self, run_id: str) -> Run:
-        # for a moment there is none, while another process replaces it
-        for _ in range(20):
-            with contextlib.suppress(RunError):
-                return Run(self.root / run_id)
-            time.sleep(0.005)
-        return Run(self.root / run_id)
-
-    def _rename(self, temporary: Path, run_id: str) -> None:
-        target = self.root / run_id
-        for _ in range(8):
-            try:
-                os.rename(temporary, target)  # fails where a run lies already
-                break
-            except OSError as error:
-                if error.errno not in OCCUPIED:
-                    raise
-            with locked(self.root):  # so that what is moved away is what was looked at
-                if _kept(target):
-                    return
-                if self._replace(temporary, target):
-                    break
-        else:
-            raise OSError(errno.EBUSY, "other processes keep writing the same run")
-        sync(self.root)
-
-    def _replace(self, temporary: Path, target: Path) -> bool:
-        aside = self._aside(".old-", target.name)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(target, aside)
-        if _kept(aside):  # where nothing can be locked, another process may have put it there since we looked
-            self._put_back(aside, target.name)
-            return False
-        try:
-            os.rename(temporary, target)
-        except OSError as error:
-            self._put_back(aside, target.name)
-            if error.errno not in OCCUPIED:
-                raise
-            return False
-        shutil.rmtree(aside, ignore_errors=True)
-        return True
-
-    def _aside(self, kind: str, run_id: str) -> Path:
-        return self.root / f"{kind}{run_id}-{os.getpid()}-{machine()}{uuid.uuid4().hex[:8]}"
+        return arrived(target)
 
     def delete(self, run_id: str) -> bool:
         """Move a run away, then remove its files.
@@ -216,7 +166,7 @@ class LocalPlace:
         """
         if run_id.startswith(".") or os.path.basename(run_id) != run_id or not (self.root / run_id).is_dir():
             return False
-        aside = self._aside(".gone-", run_id)
+        aside = beside(self.root / run_id, ".gone-")
         try:
             os.rename(self.root / run_id, aside)
         except FileNotFoundError:
@@ -269,36 +219,4 @@ class LocalPlace:
         # a writer that was killed between its two renames left the former run under another name
         with contextlib.suppress(RunError, OSError):
             if Run(aside).id == run_id:
-                self._put_back(aside, run_id)
-
-    def _put_back(self, aside: Path, run_id: str) -> None:
-        # undo a move aside, unless another process has filled the place with a run that is not to be replaced
-        target = self.root / run_id
-        for _ in range(8):
-            try:
-                os.rename(aside, target)
-                return
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if error.errno not in OCCUPIED:
-                    return  # it stays aside, from where `sweep` puts it back
-            if not _kept(aside) or _kept(target):
-                shutil.rmtree(aside, ignore_errors=True)
-                return
-            lesser = self._aside(".old-", run_id)
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(target, lesser)
-            if _kept(lesser):
-                self._put_back(lesser, run_id)
-            shutil.rmtree(lesser, ignore_errors=True)
-
-
-def _kept(folder: Path) -> bool:
-    # whether a whole run lies there that is not to be replaced
-    try:
-        return Run(folder).status in KEPT
-    except OtherFormat:
-        return True
-    except RunError:
-        return False
+                put_back(aside, self.root / run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wbench.errors import StudyError
@@ -59,6 +59,14 @@ class Arm:
     def points(self) -> list[dict[str, Any]]:
         """Return every point of the grid, as field to value; one empty point without a grid."""
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    def at_scale(self, scale: str) -> Arm:
+        """Return the arm as it is trained at a scale.
+
+        Args:
+            scale: `smoke`, `cpu` or `gpu`.
+        """
+        return replace(self, recipe={**self.recipe, **self.at_smoke}) if scale == "smoke" else self
 
     def at(self, point: Mapping[str, Any], recipe: Recipe) -> tuple[tuple[Method, ...], Recipe]:
         """Return methods and recipe at a point of the grid.

@@ -12,19 +12,15 @@ setting lets workers start processes, which time limits need; without a time lim
 from __future__ import annotations
 
 import logging
-import math
-import multiprocessing
-import os
-import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from wbench.errors import KnobError, WBenchError
-from wbench.study.pool import Processes
-from wbench.study.process import WorkerDiedError, answer, read_answer
+from wbench.study import cluster_worker
+from wbench.study.process import WorkerDiedError, read_answer
 
 if TYPE_CHECKING:
     import distributed
@@ -96,7 +92,7 @@ class Cluster(Executor):
     def __init__(self, client: distributed.Client, address: str, *, retries: int = 2) -> None:
         self.address, self.retries = address, retries
         self._client = client
-        self._versions = versions()
+        self._versions = cluster_worker.versions()
         known = self._ask_workers()
         self._resources = {"GPU": 1} if any(worker["gpus"] for worker in known.values()) else None
         able = [worker for worker in known.values() if worker["gpus"] or not self._resources]
@@ -108,7 +104,7 @@ class Cluster(Executor):
 
     def _ask_workers(self) -> dict[str, dict[str, Any]]:
         try:
-            known: dict[str, dict[str, Any]] = self._client.run(_describe)
+            known: dict[str, dict[str, Any]] = self._client.run(cluster_worker.describe)
         except ImportError as error:
             raise WBenchError(
                 f"the workers of {self.address} lack a package: {error}; install there what is here"
@@ -116,7 +112,7 @@ class Cluster(Executor):
         except OSError as error:
             raise self._lost(str(error)) from None
         for name, worker in known.items():
-            problem = _mismatch(self._versions, worker["versions"])
+            problem = cluster_worker.mismatch(self._versions, worker["versions"])
             if problem:
                 raise WBenchError(f"the worker {name} of {self.address} {problem}; install the same version")
             if worker["threads"] != 1:
@@ -163,7 +159,7 @@ class Cluster(Executor):
                 f"a time limit of {seconds!r} s is not allowed; allowed: a positive number, or None for no limit"
             )
         if seconds is not None and not self._limits:
-            raise WBenchError(f"at {self.address}: {NO_LIMIT}")
+            raise WBenchError(f"at {self.address}: {cluster_worker.NO_LIMIT}")
         return self._submit(seconds, fn, args, kwargs)
 
     def _submit(self, seconds: float | None, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
@@ -177,7 +173,13 @@ class Cluster(Executor):
         payload = cloudpickle.dumps((fn, args, kwargs))
         try:
             task = self._client.submit(
-                _work, payload, seconds, self._versions, pure=False, retries=self.retries, resources=self._resources
+                cluster_worker.work,
+                payload,
+                seconds,
+                self._versions,
+                pure=False,
+                retries=self.retries,
+                resources=self._resources,
             )
         except OSError as error:
             raise self._lost(str(error)) from None
@@ -257,72 +259,3 @@ class Cluster(Executor):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.shutdown(wait=True, cancel_futures=kind is not None)
-
-
-# In the worker.
-
-NO_LIMIT = (
-    "the workers may not start processes, so that a call over its time limit could not be ended; start them with "
-    "DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment or with --no-nanny, or leave the time limit out"
-)
-_one = threading.Lock()
-_child: Processes | None = None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide whether results are the same, without the local part that says CPU or CUDA."""
-    from importlib.metadata import version
-
-    import wbench
-
-    return {"wbench": wbench.__version__, "torch": version("torch").partition("+")[0]}
-
-
-def _mismatch(ours: dict[str, str], theirs: dict[str, str]) -> str:
-    return ", ".join(f"has {name} {theirs[name]}, here is {ours[name]}" for name in ours if ours[name] != theirs[name])
-
-
-def _describe(dask_worker: Any) -> dict[str, Any]:
-    return {
-        "versions": versions(),
-        "threads": dask_worker.state.nthreads,
-        "gpus": dask_worker.state.total_resources.get("GPU", 0),
-        "daemon": multiprocessing.current_process().daemon,
-    }
-
-
-def _load(payload: bytes) -> None:
-    pickle.loads(payload)
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
-
-
-def _raising(error: BaseException) -> bytes:
-    return answer(pickle.dumps((_raise, (error,), {})))[0]
-
-
-def _work(payload: bytes, seconds: float | None, wanted: dict[str, str]) -> bytes:
-    """Run a call in a worker: here, or with a time limit in a process that is kept for the next.
-
-    Returns:
-        What came of it, for `read_answer`.
-    """
-    problem = _mismatch(wanted, versions())  # this worker may have come late
-    if problem:
-        return _raising(WBenchError(f"a worker {problem}; install the same version"))
-    with _one:
-        if seconds is None:
-            return answer(payload)[0]
-        if multiprocessing.current_process().daemon:
-            return _raising(WBenchError(NO_LIMIT))
-        global _child
-        if _child is None:
-            _child = Processes(1, threads=int(os.environ.get("WBENCH_THREADS", "1")), memory=math.inf)
-        _child.submit(_load, payload).exception()  # imports what the call needs, whose time is not the call's
-        future = _child.submit_limited(seconds, answer, payload)
-        error = future.exception()
-        if isinstance(error, WorkerDiedError):
-            raise error  # Dask tries again
-        return _raising(error) if error is not None else future.result()[0]

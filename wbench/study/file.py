@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from wbench.tasks import find_task
 from wbench.training.recorder import PROBES
 
 TOP = ("task", "scale", "seeds", "recipe", "grid", "arms", "probes", "every", "device", "store")
-ARM = ("methods", "task", "start", "references", "members", "recipe", "trainable", "grid", "select", "select_by")
+ARM = tuple(spec.name for spec in dataclasses.fields(Arm))
 
 
 def read_study(path: str | Path) -> Study:
@@ -25,7 +26,7 @@ def read_study(path: str | Path) -> Study:
 
     Keys: `task` (a name, or a table with `id` and options), `scale`, `seeds` (a number or a list), `probes`, `every`, `device`,
     `store`, tables `[recipe]` (changes to the task's), `[grid]` (field or "method.knob" to values), `[arms.NAME]` with `methods`
-    (ids, or tables with `id` and knobs) and any of an `Arm`'s other fields.
+    (ids, or tables with `id` and knobs) and any of an `Arm`'s other fields; `probes` are the study's where an arm names none.
 
     Args:
         path: The file.
@@ -71,17 +72,20 @@ def _study(given: dict[str, Any]) -> Study:
 def _arm(name: str, given: dict[str, Any], probes: tuple[str, ...]) -> Arm:
     where = f"arms.{name}"
     _known(given, ARM, where)
-    fields: dict[str, Any] = {key: value for key, value in given.items() if key not in {"methods", "task", "recipe"}}
+    own: dict[str, Any] = {"probes": list(probes), **given}
+    own["methods"] = tuple(_method(entry, where) for entry in _list(given.get("methods", []), f"{where}.methods"))
+    own["probes"] = tuple(_list(own["probes"], f"{where}.probes"))
     for key in ("trainable", "select_by"):
-        if isinstance(fields.get(key), list):
-            fields[key] = tuple(fields[key])
-    if "grid" in fields:
-        grid = _table(fields["grid"], f"{where}.grid")
-        fields["grid"] = {key: tuple(_list(values, f"{where}.grid.{key}")) for key, values in grid.items()}
+        if isinstance(own.get(key), list):
+            own[key] = tuple(own[key])
+    if "grid" in given:
+        grid = _table(given["grid"], f"{where}.grid")
+        own["grid"] = {key: tuple(_list(values, f"{where}.grid.{key}")) for key, values in grid.items()}
     if "task" in given:
-        fields["task"] = _task(given["task"])
-    methods = tuple(_method(entry, where) for entry in _list(given.get("methods", []), f"{where}.methods"))
-    return Arm(methods, recipe=_recipe(given.get("recipe", {})), probes=probes, **fields)
+        own["task"] = _task(given["task"])
+    for key in ("recipe", "at_smoke"):
+        own[key] = _recipe(given.get(key, {}), key)
+    return Arm(**own)
 
 
 def _method(entry: Any, where: str) -> Method:
@@ -102,8 +106,8 @@ def _task(given: Any) -> Any:
     return find_task(fields.pop("id")).replace(**{key: _tuples(value) for key, value in fields.items()})
 
 
-def _recipe(given: Any) -> dict[str, Any]:
-    fields = {key: _tuples(value) for key, value in _table(given, "recipe").items()}
+def _recipe(given: Any, where: str = "recipe") -> dict[str, Any]:
+    fields = {key: _tuples(value) for key, value in _table(given, where).items()}
     if "phases" in fields:
         fields["phases"] = tuple(Phase(**phase) for phase in fields["phases"])
     return fields

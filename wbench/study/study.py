@@ -10,7 +10,7 @@ from wbench.errors import StudyError, WBenchError, closest
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.study.arms import Arm
-from wbench.study.levels import ArmRuns, run_arms
+from wbench.study.levels import ArmRuns, Work, run_arms
 from wbench.study.progress import Arguments, Outcome, Told
 from wbench.study.runner import Pool, Runner, Vectorize
 from wbench.task import Task
@@ -89,7 +89,8 @@ class Study:
         recipe = self._recipe()
         arms: dict[str, Arm] = {}
         for name, given in self.arms.items():
-            arms[name] = given if isinstance(given, Arm) else Arm(as_methods(given), probes=tuple(self.probes))
+            arm = given if isinstance(given, Arm) else Arm(as_methods(given), probes=tuple(self.probes))
+            arms[name] = arm.at_scale(self.scale)
         needed = {need for arm in arms.values() for need in arm.needs}
         settable = dict.fromkeys(recipe.fields())
         known = [*settable, *(f"{m.id}.{key}" for arm in arms.values() for m in arm.methods for key in m.fields())]
@@ -138,7 +139,7 @@ class Study:
         store, arms = self.store or RunStore(), self.plan()
         store.check_writable()
         store.sweep()
-        found, total = ArmRuns(), sum(len(arm.points()) for arm in arms.values()) * len(self.numbers)
+        total = sum(len(arm.points()) for arm in arms.values()) * len(self.numbers)
         with (
             bar(progress, "study", told) as tell,
             Runner(
@@ -146,8 +147,7 @@ class Study:
                 total=total, told=tell,
             ) as runner,
         ):  # fmt: skip
-            self._walk(arms, runner.run, found)
-        return found.outcome
+            return self.walk(runner.run).outcome
 
     def look(self) -> ArmRuns:
         """Return the runs that the store has, without training."""
@@ -168,7 +168,21 @@ class Study:
                     outcome.failures[key] = run.reason or run.status
             return outcome
 
-        return self._walk(self.plan(), work, ArmRuns())
+        return self.walk(work)
+
+    def walk(self, work: Work) -> ArmRuns:
+        """Hand over what `train` needs for every run, arms that others start from first.
+
+        Args:
+            work: Trains or finds runs: `Runner.run`, or something that only looks or counts.
+
+        Returns:
+            What it found.
+        """
+        arms, recipe = self.plan(), self._recipe()
+        every = self.every or max(step_count(arm, recipe) for arm in arms.values())
+        task = find_task(self.task)
+        return run_arms(arms, task, recipe, self.numbers, work, device=self.device, every=every)
 
     def frame(self) -> pd.DataFrame:
         """Return one row a run, also of those that are not there yet.
@@ -217,12 +231,6 @@ class Study:
 
     def _recipe(self) -> Recipe:
         return self.recipe or find_task(self.task).recipe(self.scale)
-
-    def _walk(self, arms: dict[str, Arm], work: Any, found: ArmRuns) -> ArmRuns:
-        recipe = self._recipe()
-        every = self.every or max(step_count(arm, recipe) for arm in arms.values())
-        task = find_task(self.task)
-        return run_arms(arms, task, recipe, self.numbers, work, device=self.device, every=every, found=found)
 
 
 def step_count(arm: Arm, recipe: Recipe) -> int:

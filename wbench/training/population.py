@@ -142,6 +142,7 @@ def _assembled(place: int, job: Job, store: RunStore, found: Population) -> _Mem
         with seeded(derive(job.seed, "training"), job.device):
             model = session.assemble()
             return _Member(place, session, model, torch.get_rng_state())
+    # hooks raise what they like, and trained alone the run shows it; but where memory runs out the caller has to know
     except (WBenchError, ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError) as error:
         found.alone[place] = str(error) or type(error).__name__
         return None
