@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import wbench as wb
-from wbench.cli_zoo import app
+from wbench.cli.zoo import app
 from wbench.methods import OPCM, WeightAverage
 from wbench.tasks import DigitDomains
 from wbench.testing import small_model

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from wbench.cli import checking, reporting, runs, training
+from wbench.cli import checking, reporting, runs, training, zoo
 
 app = typer.Typer(
     name="wbench", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -18,6 +18,7 @@ for _command in (
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(runs.app, name="runs")
+app.add_typer(zoo.app, name="zoo")
 
 
 def main() -> None:

@@ -3,12 +3,17 @@
 from wbench.method.base import Method
 from wbench.method.registry import get, registry
 from wbench.methods.adapter.bone import Bone
+from wbench.methods.adapter.dora import DoRA
+from wbench.methods.adapter.gradnormlorp import GradNormLoRP
+from wbench.methods.adapter.lamda import LaMDA
 from wbench.methods.adapter.lora import LoRA
 from wbench.methods.adapter.pissa import PiSSA
 from wbench.methods.layer.layernorm import LayerNormOnly
 from wbench.methods.optimizer.frozen_projection import FrozenProjection
 from wbench.methods.optimizer.galore import GaLore
 from wbench.methods.optimizer.nap import NaP
+from wbench.methods.optimizer.q_galore import QGaLore
+from wbench.methods.parametrization.reste import ReSTE
 from wbench.methods.parametrization.weight_compander import WeightCompander
 from wbench.methods.population.opcm import OPCM
 from wbench.methods.population.scaling_only import ScalingOnly
@@ -23,6 +28,11 @@ def all() -> dict[str, type[Method]]:
 
 
 __all__ = [
+    "ReSTE",
+    "QGaLore",
+    "LaMDA",
+    "GradNormLoRP",
+    "DoRA",
     "Bone",
     "FrozenProjection",
     "GaLore",

@@ -37,9 +37,14 @@ def subspace(gradient: Tensor, rank: int, side: Side) -> tuple[Tensor | None, Te
         side: Which.
 
     Returns:
-        Left basis (m, rank) or `None`, right basis (rank, n) or `None`, and all singular values.
+        Left basis (m, rank) or `None`, right basis (rank, n) or `None`, and all singular values; unit vectors for a zero gradient.
     """
     wide = gradient if gradient.dtype == torch.float64 else gradient.float()
+    if not bool(wide.any()):  # any basis is as good; unit vectors are the same everywhere
+        units = torch.eye(max(wide.shape), rank, dtype=wide.dtype, device=wide.device)
+        rows, columns = units[: wide.shape[0]].clone(), units[: wide.shape[1]].T.clone()
+        values = wide.new_zeros(min(wide.shape))
+        return rows if side != "right" else None, columns if side != "left" else None, values
     u, s, vh = torch.linalg.svd(wide, full_matrices=False)
     left = u[:, :rank].clone() if side != "right" else None
     right = vh[:rank].clone() if side != "left" else None

@@ -14,11 +14,12 @@ from wbench.plots.merging import merging
 from wbench.plots.metrics import metrics
 from wbench.plots.plasticity import plasticity
 from wbench.plots.response import response
+from wbench.plots.rows import rows
 from wbench.plots.sheet import sheet
 from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
+    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip

@@ -75,7 +75,12 @@ def write_frame(path: Path, frame: pd.DataFrame, name: str) -> None:
     """
     try:
         frame.to_parquet(path, index=False)
-    except (ValueError, TypeError, NotImplementedError) as error:  # pandas' own, and pyarrow's kinds derive from these
+    except (
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        OverflowError,
+    ) as error:  # pandas' own, and pyarrow's kinds derive from these
         raise RunError(_no_parquet(f"table '{name}'", error)) from error
     sync(path)
 
