@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BASE = {"optimizer": "adam", "lr": 2e-3, "steps": 400}
 _RECIPE = Recipe(optimizer="adam", lr=1e-2, batch_size=64, steps=300)
-_RATES = {"lr": (3e-3, 1e-2, 3e-2)}
+_RATES = {"lr": (3e-3, 1e-2, 3e-2, 1e-1)}
 _MILD = DigitDomains(domain="contrast", strength=0.5)
 HEAD = 64 * 10 + 10
 

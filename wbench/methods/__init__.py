@@ -9,6 +9,8 @@ from wbench.methods.adapter.lamda import LaMDA
 from wbench.methods.adapter.lora import LoRA
 from wbench.methods.adapter.pissa import PiSSA
 from wbench.methods.layer.layernorm import LayerNormOnly
+from wbench.methods.objective.fixmatch import FixMatch
+from wbench.methods.objective.shrinkmatch import ShrinkMatch
 from wbench.methods.optimizer.frozen_projection import FrozenProjection
 from wbench.methods.optimizer.galore import GaLore
 from wbench.methods.optimizer.nap import NaP
@@ -28,6 +30,8 @@ def all() -> dict[str, type[Method]]:
 
 
 __all__ = [
+    "ShrinkMatch",
+    "FixMatch",
     "ReSTE",
     "QGaLore",
     "LaMDA",

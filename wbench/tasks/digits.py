@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from wbench.datasets import load_digits
+from wbench.errors import KnobError
 from wbench.knobs import knob
 from wbench.recipe import Recipe
 from wbench.splits import Splits, TensorSplit
 from wbench.task import Task
 from wbench.tasks._images import image_model, noisy, split
+from wbench.tasks._views import ViewSplit, distorted, shifted
 
 _BASE = Recipe(optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=32, steps=600)
 
@@ -46,11 +48,28 @@ class Digits(Task):
     noise: float = knob(
         0.0, 0.0, 10.0, slider=(0.0, 1.0), doc="Deviation of Gaussian noise on the pixels, drawn once a seed."
     )
+    labels_per_class: int | None = knob(
+        None,
+        1,
+        100,
+        unit="samples",
+        doc="Labels given; the training images then also come as weak and strong views without.",
+    )
     permuted: bool = knob(False, doc="Permute the pixels, by the seed.")
     random_labels: bool = knob(False, doc="Draw all training labels anew: nothing to learn but by heart.")
 
     def data(self, seed: int) -> Splits:
-        """Return train, valid and test: images (samples, 1, 8, 8), digits (samples,)."""
+        """Return train, valid and test: images (samples, 1, 8, 8), digits (samples,).
+
+        With `labels_per_class` training images are shifted anew at each step, and there is a split `unlabelled`: weak view, strong
+        view, and the digit, which is there to judge pseudo-labels by, not to train on.
+
+        Args:
+            seed: Decides all of it.
+
+        Raises:
+            KnobError: If there are fewer images of a class than labels asked for.
+        """
         rng = torch.Generator().manual_seed(seed)
         images, labels = load_digits()
         x, y = torch.tensor(images).div(16.0).unsqueeze(1), torch.tensor(labels)
@@ -67,7 +86,25 @@ class Digits(Task):
         if share > 0:
             inputs, targets = splits["train"].tensors  # type: ignore[attr-defined]
             splits["train"] = TensorSplit(inputs, noisy(targets, share, y.unique(), rng))
+        if self.labels_per_class is not None:
+            splits = self._few_labels(splits, self.labels_per_class)
         return splits
+
+    @staticmethod
+    def _few_labels(splits: Splits, count: int) -> Splits:
+        inputs, targets = splits["train"].tensors  # type: ignore[attr-defined]
+        chosen = []
+        for digit in targets.unique():
+            found = (targets == digit).nonzero().flatten()
+            if len(found) < count:
+                raise KnobError(
+                    f"labels_per_class={count} is too many; of digit {int(digit)} there are {len(found)} images"
+                )
+            chosen.append(found[:count])
+        index = torch.cat(chosen)
+        labelled, pool = TensorSplit(inputs[index], targets[index]), TensorSplit(inputs, targets)
+        views = {"train": ViewSplit(labelled, (shifted,)), "unlabelled": ViewSplit(pool, (shifted, distorted))}
+        return Splits({**splits, **views})
 
     def model(self, seed: int) -> nn.Module:
         """Return the model chosen by `architecture`: (samples, 1, 8, 8) -> (samples, 10)."""

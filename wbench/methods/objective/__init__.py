@@ -1,0 +1,1 @@
+"""Methods that rewrite the loss, the sample weights or the data."""
