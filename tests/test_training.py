@@ -251,3 +251,30 @@ def test_number_of_threads_is_fixed_while_training_and_given_back(monkeypatch):
     monkeypatch.setenv("WBENCH_THREADS", "many")
     with pytest.raises(wb.WBenchError, match="WBENCH_THREADS='many'"):
         wb.train(task(), seed=1)
+
+
+def test_a_phase_that_starts_anew_has_its_own_rate_and_decay(tmp_path):
+    phases = (wb.Phase(steps=6), wb.Phase(steps=4, carry=False, lr=1e-4, schedule="constant"), wb.Phase(steps=2))
+    recipe = wb.Recipe(lr=1e-2, schedule="cosine", phases=phases, batch_size=32)
+    rates = []
+
+    class Rates(wb.method.Objective):
+        """Notes the rate of each step."""
+
+        id = "rates"
+
+        def after_backward(self, model, ctx=None):
+            rates.append(ctx.optimizer.param_groups[0]["lr"])
+
+    wb.train("digits", Rates(), recipe=recipe, probes=(), store=wb.RunStore(tmp_path))
+    expected = [recipe.lr * recipe.replace(phases=()).lr_factor(step, 6) for step in range(6)] + [1e-4] * 6
+    assert rates == pytest.approx(expected)
+    assert recipe.in_phase(2).lr == 1e-4 and recipe.in_phase(0) is recipe
+
+
+def test_stacked_runs_follow_the_phases_rates_as_well():
+    from wbench.training.agreement import disagreement
+
+    phases = (wb.Phase(steps=6), wb.Phase(steps=6, carry=False, lr=1e-4, schedule="constant"))
+    recipe = wb.Recipe(lr=1e-2, schedule="cosine", phases=phases, batch_size=32)
+    assert disagreement("digits", None, recipe) <= 1e-5

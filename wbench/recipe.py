@@ -23,6 +23,13 @@ class Phase(Knobs):
     name: str = knob("train", doc="Name of the phase; the split of that name is trained on, else `train`.")
     steps: int = knob(100, 1, 10_000_000, scale="log", unit="steps", doc="Optimizer steps in this phase.")
     carry: bool = knob(True, doc="Keep optimizer state and schedule from the phase before; otherwise start them anew.")
+    lr: float | None = knob(
+        None, 0.0, 100.0, scale="log0", slider=(1e-5, 1.0),
+        doc="Peak learning rate from here on, where the schedule starts anew; none: the recipe's.",
+    )  # fmt: skip
+    schedule: Literal["constant", "cosine", "linear"] | None = knob(
+        None, doc="Decay from here on, where it starts anew; none: the recipe's."
+    )
 
 
 class Recipe(Knobs):
@@ -64,6 +71,17 @@ class Recipe(Knobs):
     def total_steps(self) -> int:
         """Optimizer steps over all phases."""
         return sum(phase.steps for phase in self.plan)
+
+    def in_phase(self, index: int) -> Recipe:
+        """Return the recipe with the rate and the decay of the phase that has last started anew.
+
+        Args:
+            index: Position of the phase in the plan.
+        """
+        start = max((place for place in range(index + 1) if place == 0 or not self.plan[place].carry), default=0)
+        phase = self.plan[start]
+        changes = {key: value for key, value in (("lr", phase.lr), ("schedule", phase.schedule)) if value is not None}
+        return self.replace(**changes) if changes else self
 
     def horizon(self, index: int) -> int:
         """Return the steps of the schedule that starts with a phase: until the next phase that starts anew.

@@ -49,9 +49,9 @@ def fit(model: nn.Module, ctx: Context, loss_of: LossFunction, watcher: Watcher,
         ctx.phase = phase.name
         stream = phase_data(ctx).batches(recipe.batch_size, order)
         if optimizer is None or schedule is None or not phase.carry:
-            horizon = recipe.horizon(index)
+            ctx.recipe = recipe.in_phase(index)
             optimizer = ctx.optimizer = make_optimizer(model, ctx)
-            schedule = make_schedule(optimizer, recipe, horizon)
+            schedule = make_schedule(optimizer, ctx.recipe, recipe.horizon(index))
         model.train()
         for _ in range(phase.steps):
             batch = tuple(part.to(ctx.device, non_blocking=True) for part in next(stream))

@@ -180,6 +180,7 @@ class _Fit:
         self.active = list(range(len(members)))
         self.contexts = [member.session.ctx for member in members]
         self.recipe = self.contexts[0].recipe
+        self.recipes = {id(ctx): ctx.recipe for ctx in self.contexts}
         methods = self.contexts[0].methods
         self.hooks = {hook: [i for i, m in enumerate(methods) if m.overrides(hook)] for hook in STEP_HOOKS}
         self.clips = any(ctx.recipe.clip is not None for ctx in self.contexts)
@@ -198,6 +199,8 @@ class _Fit:
                 [member.session.order for member in self.members], self.contexts[0].device,
             )  # fmt: skip
             if optimizers is None or not phase.carry:
+                for ctx in self.contexts:
+                    ctx.recipe = self.recipes[id(ctx)].in_phase(index)
                 optimizers = self._optimizers(self.recipe.horizon(index))
             for member in self.members:
                 member.model.train()
