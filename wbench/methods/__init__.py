@@ -5,6 +5,9 @@ from wbench.method.registry import get, registry
 from wbench.methods.adapter.bone import Bone
 from wbench.methods.adapter.lora import LoRA
 from wbench.methods.adapter.pissa import PiSSA
+from wbench.methods.estimator.quantile_aggregation import QuantileAggregation
+from wbench.methods.estimator.quantile_average import QuantileAverage
+from wbench.methods.estimator.shuffled_aggregation import ShuffledAggregation
 from wbench.methods.layer.layernorm import LayerNormOnly
 from wbench.methods.optimizer.frozen_projection import FrozenProjection
 from wbench.methods.optimizer.galore import GaLore
@@ -25,6 +28,9 @@ __all__ = [
     "LoRA",
     "NaP",
     "PiSSA",
+    "QuantileAggregation",
+    "QuantileAverage",
+    "ShuffledAggregation",
     "WeightCompander",
     "all",
     "get",

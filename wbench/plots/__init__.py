@@ -1,6 +1,7 @@
 """Figures: a tidy table in, a plotly figure out; one file each, named as the probe that gives its table where there is one."""
 
 from wbench.plots._style import CONFIG, PALETTE
+from wbench.plots.aggregation import aggregation
 from wbench.plots.companding import companding
 from wbench.plots.delta import delta
 from wbench.plots.effective_lr import effective_lr
@@ -15,6 +16,6 @@ from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "response", "sheet",
-    "spectrum", "subspace",
+    "CONFIG", "PALETTE", "aggregation", "companding", "delta", "effective_lr", "histogram", "intervals", "landscape", "metrics", "plasticity", "rebin", "response",
+    "sheet", "spectrum", "subspace",
 ]  # fmt: skip
