@@ -272,7 +272,7 @@ def test_population_combines_members_and_is_evaluated_on_each():
 class Logistic(Tiny, EstimatorMethod):
     id: ClassVar[str] = "logistic"
 
-    def estimator(self):
+    def estimator(self, ctx=None):
         return LogisticRegression(max_iter=500)
 
 

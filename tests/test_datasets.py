@@ -19,6 +19,9 @@ LOADERS = {
     "fashion": datasets.load_fashion,
     "shakespeare": lambda: datasets.load_text("shakespeare"),
     "austen": lambda: datasets.load_text("austen"),
+    "engel": lambda: datasets.load_table("engel"),
+    "abalone": lambda: datasets.load_table("abalone"),
+    "diamonds": lambda: datasets.load_table("diamonds"),
 }
 
 
@@ -90,6 +93,20 @@ def test_texts_are_whole(name: str, length: int, distinct: int, begin: str) -> N
         assert text == file.read()
     assert len(text) == length and len(set(text)) == distinct
     assert text.startswith(begin) and text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "target", "total"),
+    [
+        ("engel", (235, 2), "foodexp", 146675.276159),
+        ("abalone", (4177, 9), "rings", 41493),
+        ("diamonds", (53940, 10), "price", 212135217),
+    ],
+)
+def test_tables_are_whole(name: str, shape: tuple[int, int], target: str, total: float) -> None:
+    frame = LOADERS[name]()
+    assert frame.shape == shape and not frame.isna().any().any()
+    assert frame[target].sum() == pytest.approx(total, rel=1e-6)
 
 
 def test_digits_are_those_of_scikit_learn() -> None:

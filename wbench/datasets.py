@@ -15,15 +15,22 @@ from wbench.errors import DataError, MissingPackageError, UnknownNameError, clos
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 CHECKSUMS = {
+    "abalone.zip": "bb71e7da9981886496a020bad41f4a52a9cc13e6602e3390f81d5a9952b8b2f2",
     "austen_prideprejudice.txt.gz": "e674216ebd500102f37dca05c2d89ff740f674bb8b5d22d1a505622f308cdf1a",
+    "diamonds.csv.gz": "937edfaa3b414fb2599edb49823d87c1f18d1347b744a00072891bc276690a0b",
+    "engel.csv": "796c3da0406291dd324c51901b51386be12b5f52e330afaf69584f57c06ad45c",
     "fashion5k.npz": "d16f6fef651bfe1b2eb207035de5e2006bd34462233ba88314b08e79379296f9",
     "mnist5k.npz": "a4960a085f399d14696ca2a06a84af6cbf3d4b96fb7e909f5c23055ab5bc2b05",
     "shakespeare8.txt.gz": "b5e36f941d6780d3d324ca7ed4716c7fd7ca9adf76e4014a24df2613a306f0d8",
 }
 FILES = {
+    "abalone": "abalone.zip",
     "austen": "austen_prideprejudice.txt.gz",
+    "diamonds": "diamonds.csv.gz",
+    "engel": "engel.csv",
     "fashion": "fashion5k.npz",
     "mnist": "mnist5k.npz",
     "shakespeare": "shakespeare8.txt.gz",
@@ -91,7 +98,7 @@ def checksum(name: str) -> str:
     """Return the SHA-256 of a data set's file, after checking that the file has it.
 
     Args:
-        name: `mnist`, `fashion`, `shakespeare` or `austen`.
+        name: `mnist`, `fashion`, `shakespeare`, `austen`, `engel`, `abalone` or `diamonds`.
 
     Returns:
         64 hex digits.
@@ -147,6 +154,21 @@ def load_text(name: Literal["shakespeare", "austen"]) -> str:
 
     """
     return gzip.decompress(checked(_file(name, ("shakespeare", "austen"))).read_bytes()).decode("ascii")
+
+
+def load_table(name: Literal["engel", "abalone", "diamonds"]) -> pd.DataFrame:
+    """Return a table as it was published, a new copy each time.
+
+    Args:
+        name: `engel` (235 households: income, foodexp), `abalone` (4,177: sex, seven measures, rings) or `diamonds` (53,940:
+            carat, cut, color, clarity, depth, table, price, x, y, z).
+
+    Returns:
+        A row each.
+    """
+    import pandas as pd
+
+    return pd.read_csv(checked(_file(name, ("engel", "abalone", "diamonds"))))
 
 
 @functools.lru_cache(maxsize=1)

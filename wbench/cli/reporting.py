@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def report(
     method: Annotated[list[str], typer.Argument(help="Id of a method; or: compare METHOD METHOD ...")],
-    task: Annotated[str, typer.Option(help="What is trained on beside the claims.")] = "mnist",
+    task: Annotated[
+        str, typer.Option(help="What is trained on beside the claims; default: mnist, or an estimator's own task.")
+    ] = "",
     scale: Scale = "cpu",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the training beside the claims.")] = 1,
     settings: Set = [],  # noqa: B006

@@ -240,8 +240,11 @@ class Method(Knobs):
         """
         raise CompositionError(f"{self.id} does not combine models")
 
-    def estimator(self) -> BaseEstimator:
+    def estimator(self, ctx: Context | Recipe | None = None) -> BaseEstimator:
         """Return a scikit-learn estimator with the method's settings.
+
+        Args:
+            ctx: The run (its generator is for `random_state`, its references are fitted estimators or models), or a recipe.
 
         Raises:
             CompositionError: Unless overridden.

@@ -34,7 +34,7 @@ class Context:
         device: Where the model is.
         rng: CPU generator for the methods' own randomness.
         splits: Named data.
-        references: Named models (base, teacher, ...).
+        references: Named models (base, teacher, ...); of an estimator's run, the fitted estimator.
         state: Values that methods keep; numbers and text are saved with the run, tensors that travel with the model belong in its buffers.
         sink: Receives what is logged: `(name, value)`.
         optimizer: The optimizer in use, once training has begun.

@@ -8,6 +8,9 @@ from wbench.methods.adapter.gradnormlorp import GradNormLoRP
 from wbench.methods.adapter.lamda import LaMDA
 from wbench.methods.adapter.lora import LoRA
 from wbench.methods.adapter.pissa import PiSSA
+from wbench.methods.estimator.quantile_aggregation import QuantileAggregation
+from wbench.methods.estimator.quantile_average import QuantileAverage
+from wbench.methods.estimator.shuffled_aggregation import ShuffledAggregation
 from wbench.methods.layer.layernorm import LayerNormOnly
 from wbench.methods.objective.fixmatch import FixMatch
 from wbench.methods.objective.shrinkmatch import ShrinkMatch
@@ -49,6 +52,9 @@ __all__ = [
     "TaskArithmetic",
     "WeightAverage",
     "PiSSA",
+    "QuantileAggregation",
+    "QuantileAverage",
+    "ShuffledAggregation",
     "WeightCompander",
     "all",
     "get",

@@ -1,6 +1,7 @@
 """Figures: a tidy table in, a plotly figure out; one file each, named as the probe that gives its table where there is one."""
 
 from wbench.plots._style import CONFIG, PALETTE
+from wbench.plots.aggregation import aggregation
 from wbench.plots.companding import companding
 from wbench.plots.core import core
 from wbench.plots.delta import delta
@@ -21,6 +22,6 @@ from wbench.plots.subspace import subspace
 from wbench.plots.utilisation import utilisation
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
+    "CONFIG", "PALETTE", "aggregation", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
     "spectrum", "subspace", "utilisation",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wbench.errors import ReportError
-from wbench.method import get
+from wbench.method import Method, get
 from wbench.reports.html import to_html
 from wbench.reports.progress import relayed
 from wbench.runs import RunStore
@@ -58,7 +58,7 @@ def report(
 
     Args:
         methods: Ids. One: `method.ipynb`; several: `compare.ipynb`.
-        task: What the methods are trained on beside their claims; default `mnist`.
+        task: What the methods are trained on beside their claims; default: see `usual_task`.
         scale: `smoke`, `cpu` or `gpu`.
         seeds: Seeds of the training beside the claims; the claims keep their own number.
         settings: Knob to text value, for a report on one method.
@@ -78,13 +78,14 @@ def report(
     checked = [get(name) for name in methods]
     if settings:
         checked[0].from_strings(settings)
-    find_task(task or "mnist").recipe(scale)
+    task = task or usual_task(checked)
+    find_task(task).recipe(scale)
     store = store or RunStore()
     store.check_writable()
     folder = Path(out)
     name = "compare" if side_by_side else methods[0]
     parameters: dict[str, Any] = {
-        "task": task or "mnist",
+        "task": task,
         "scale": scale,
         "seeds": seeds,
         "store": store.url,
@@ -106,6 +107,18 @@ def report(
         }
         outcomes = {name: json.loads(path.read_text())["verdict"]["outcome"] for name, path in verdicts.items()}
     return Report(executed, page, verdicts, outcomes)
+
+
+def usual_task(methods: Sequence[type[Method]]) -> str:
+    """Return what methods are trained on where nobody says: `mnist`, or the claim's task of a method that fits an estimator.
+
+    Args:
+        methods: Their classes.
+    """
+    from wbench import claims
+
+    known = claims.all() if any(cls.overrides("estimator") for cls in methods) else {}
+    return next((known[cls.id].task.id for cls in methods if cls.overrides("estimator") and cls.id in known), "mnist")
 
 
 def sweep(

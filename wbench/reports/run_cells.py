@@ -15,6 +15,7 @@ from wbench.study.show import bar
 from wbench.tasks import find_task
 from wbench.training import PROBES, restore, task_of
 from wbench.training.device import derive
+from wbench.training.restore import estimator_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,7 +188,7 @@ def first_seed(runs: Mapping[str, list[Run]], probe: str) -> pd.DataFrame:
 
 
 def landscapes(runs: Mapping[str, list[Run]], dims: int, *, points: int = 21) -> pd.DataFrame:
-    """Return the loss landscapes of the runs of the first seed that finished.
+    """Return the loss landscapes of the runs of the first seed that finished; a fitted estimator has none.
 
     Args:
         runs: Name to runs.
@@ -199,6 +200,6 @@ def landscapes(runs: Mapping[str, list[Run]], dims: int, *, points: int = 21) ->
     frames = [
         landscape(group[0], dims, points=points).assign(run=name)
         for name, group in runs.items()
-        if group[0].status == "finished"
+        if group[0].status == "finished" and estimator_method(group[0]) is None
     ]
     return pd.concat(frames, ignore_index=True)

@@ -9,11 +9,12 @@ from wbench.tasks.digits import Digits
 from wbench.tasks.fashion import Fashion
 from wbench.tasks.linear_teacher import LinearTeacher
 from wbench.tasks.mnist import Mnist
+from wbench.tasks.quantiles import Quantiles
 
 
 def all() -> dict[str, type[Task]]:
     """Return every task class by id."""
-    classes: list[type[Task]] = [Digits, Mnist, Fashion, Chars, DigitDomains, DigitStreams, LinearTeacher]
+    classes: list[type[Task]] = [Digits, Mnist, Fashion, Chars, DigitDomains, DigitStreams, LinearTeacher, Quantiles]
     return {cls.id: cls for cls in classes}
 
 
@@ -55,6 +56,7 @@ __all__ = [
     "Fashion",
     "LinearTeacher",
     "Mnist",
+    "Quantiles",
     "all",
     "find_task",
     "get",

@@ -3,7 +3,7 @@
 from wbench.training.device import resolve_device
 from wbench.training.finite import Diverged
 from wbench.training.recorder import PROBES
-from wbench.training.restore import methods_of, restore, task_of
+from wbench.training.restore import methods_of, restore, restore_estimator, task_of
 from wbench.training.session import assemble, evaluate
 from wbench.training.train import train
 from wbench.training.watch import Watched, watch
@@ -17,6 +17,7 @@ __all__ = [
     "methods_of",
     "resolve_device",
     "restore",
+    "restore_estimator",
     "task_of",
     "train",
     "watch",

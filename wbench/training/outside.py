@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from wbench.method import Context, Method
 from wbench.runs import RunWriter
 from wbench.splits import Batch, Split, TensorSplit
 from wbench.task import Task
+from wbench.training.recorder import MAX_ITEMS
 
 
 def run_outside(
@@ -75,20 +77,60 @@ def _combine(
 
 
 def _estimate(task: Task, method: Method, ctx: Context, writer: RunWriter) -> None:
-    estimator = method.estimator()
+    from wbench.estimators.arrays import arrays_of, not_arrays
+
+    estimator: Any = method.estimator(ctx)
     x, y = _arrays(ctx.splits["train"])
-    estimator.fit(x, y)  # type: ignore[attr-defined]
+    begin = time.perf_counter()
+    estimator.fit(x, y)
+    fitted = time.perf_counter()
 
     def infer(batch: Batch) -> Tensor:
         inputs = batch[0].flatten(1).numpy()
         if hasattr(estimator, "predict_proba") and task.kind == "classification":
             return torch.as_tensor(estimator.predict_proba(inputs)).clamp_min(1e-12).log().float()
-        return torch.as_tensor(estimator.predict(inputs)).float()  # type: ignore[attr-defined]
+        return torch.as_tensor(estimator.predict(inputs)).float()
 
+    items: dict[str, Tensor] = {}
     for split in ("train", "valid", "test"):
         if split in ctx.splits:
-            metrics = task.metrics(nn.Identity(), ctx.splits[split], infer)
-            writer.log([{"step": 0, "phase": "end", "split": split, "name": k, "value": v} for k, v in metrics.items()])
+            metrics = task.metrics(nn.Identity(), ctx.splits[split], infer, items)
+            writer.log([_row(split, name, value) for name, value in metrics.items()])
+    keep_items(writer, items)
+    predicted = time.perf_counter()
+    ctx.sink = lambda name, value: writer.log([_row("test", name, value)])
+    frame = method.observe(estimator, ctx)
+    if frame is not None and len(frame):
+        frame.insert(0, "step", 0)
+        writer.table(f"method.{method.id}", frame)
+    tensors = arrays_of(estimator)
+    if tensors:
+        writer.tensors("weights", tensors)
+    numbers = sum(value.numel() for value in tensors.values())
+    writer.log([_row("store", "numbers", numbers)])
+    writer.info["estimator"] = {
+        "class": f"{type(estimator).__module__}.{type(estimator).__qualname__}", "not_saved": not_arrays(estimator),
+        "fit_seconds": fitted - begin, "predict_seconds": predicted - fitted,
+        "observe_seconds": time.perf_counter() - predicted,
+    }  # fmt: skip
+
+
+def keep_items(writer: RunWriter, items: Mapping[str, Tensor]) -> None:
+    """Record per-sample scores as the table `items`, unless they are too many.
+
+    Args:
+        writer: Where the run is recorded.
+        items: Score to values, (samples,).
+    """
+    if 0 < sum(len(values) for values in items.values()) <= MAX_ITEMS:
+        import pandas as pd
+
+        frames = [pd.DataFrame({"name": key, "item": range(len(v)), "value": v.numpy()}) for key, v in items.items()]
+        writer.table("items", pd.concat(frames, ignore_index=True))
+
+
+def _row(split: str, name: str, value: float) -> dict[str, Any]:
+    return {"step": 0, "phase": "end", "split": split, "name": name, "value": float(value)}
 
 
 def _arrays(split: Split) -> tuple[Any, Any]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from wbench.errors import FitError, RunError
-from wbench.method import Method, get
+from wbench.method import Method, get, registry
 from wbench.runs import Run
 from wbench.task import Task
 from wbench.tasks import find_task
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
 
 Start = Run | nn.Module | Mapping[str, Tensor] | str | Path
 
@@ -72,6 +75,10 @@ def restore(run: Run, *, task: Task | None = None, methods: Sequence[Method] | N
     Raises:
         RunError: If the run kept no weights.
     """
+    if methods is None and (fitted := estimator_method(run)):
+        raise RunError(
+            f"run {run.id} fitted the estimator of {fitted.id}, no network; use wbench.training.restore_estimator(run)"
+        )
     task = task or task_of(run)
     model = task.model(int(run.spec["seed"]))
     state = run.tensors("weights")
@@ -86,6 +93,42 @@ def restore(run: Run, *, task: Task | None = None, methods: Sequence[Method] | N
         return rebuilt[-1].restore(model, state).eval()
     load(model, state, f"run {run.id}")
     return model.eval()
+
+
+def estimator_method(run: Run) -> Method | None:
+    """Return the method of a run that fitted an estimator, or `None` where the run trained a model.
+
+    Args:
+        run: A recorded run.
+    """
+    found = [entry for entry in run.spec["methods"] if entry["id"] in registry()]
+    made = [rebuild(get(entry["id"]), entry["fields"]) for entry in found if get(entry["id"]).overrides("estimator")]
+    return made[0] if made else None
+
+
+def restore_estimator(run: Run, method: Method | None = None) -> BaseEstimator:
+    """Return the fitted estimator of a run, from the arrays that it has learnt; nothing is unpickled.
+
+    Args:
+        run: A recorded run of an estimator.
+        method: Its method, where it is not in the registry.
+
+    Returns:
+        The estimator; it predicts as the one that was fitted.
+
+    Raises:
+        RunError: If the run fitted no estimator, or one that has learnt more than arrays (trees, for instance).
+    """
+    from wbench.estimators.arrays import load_arrays
+
+    method = method or estimator_method(run)
+    if method is None:
+        raise RunError(f"run {run.id} ({run.label}) fitted no estimator; wb.restore(run) gives its model")
+    if left := run.info.get("estimator", {}).get("not_saved"):
+        raise RunError(
+            f"run {run.id}: the estimator's {', '.join(left)} are no arrays and were not saved; fit it again"
+        )
+    return load_arrays(method.estimator(), run.tensors("weights"))
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

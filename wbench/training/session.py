@@ -20,9 +20,9 @@ from wbench.training.job import Job
 from wbench.training.loop import fit, loss_function
 from wbench.training.members import Members
 from wbench.training.memory import measure, optimizer_tensors, tensor_bytes
-from wbench.training.outside import run_outside
-from wbench.training.recorder import MAX_ITEMS, Recorder
-from wbench.training.restore import load, restore
+from wbench.training.outside import keep_items, run_outside
+from wbench.training.recorder import Recorder
+from wbench.training.restore import estimator_method, load, restore, restore_estimator
 
 
 class Session:
@@ -50,7 +50,7 @@ class Session:
         self.ctx = Context(
             recipe=job.recipe, task=job.task, methods=job.methods, total_steps=total, device=job.device, splits=splits,
             rng=torch.Generator().manual_seed(derive(job.seed, "methods")),
-            references={role: _model(model).to(job.device) for role, model in job.references.items()},
+            references={role: _reference(model, job.device) for role, model in job.references.items()},
         )  # fmt: skip
         self.order = torch.Generator().manual_seed(derive(job.seed, "order"))
         self._begin = time.perf_counter()
@@ -98,13 +98,7 @@ class Session:
         items: dict[str, Tensor] = {}
         rows = evaluate(model, ctx, ("train", "valid", "test"), items)
         writer.log([{"step": ctx.step, "phase": "end", **row} for row in rows])
-        if 0 < sum(len(values) for values in items.values()) <= MAX_ITEMS:
-            import pandas as pd
-
-            frames = [
-                pd.DataFrame({"name": key, "item": range(len(v)), "value": v.numpy()}) for key, v in items.items()
-            ]
-            writer.table("items", pd.concat(frames, ignore_index=True))
+        keep_items(writer, items)
         losses = [row["value"] for row in writer.rows("train", "loss") if row["phase"] != "end"]
         if losses:  # the area under the curve over its length: a measure of speed
             row = {"step": ctx.step, "phase": "end", "split": "train", "name": "mean_loss"}
@@ -257,6 +251,12 @@ def _status_of(error: BaseException) -> str:
     if isinstance(error, Diverged):
         return "diverged"
     return "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def _reference(model: Run | nn.Module, device: torch.device) -> Any:
+    if isinstance(model, Run) and (method := estimator_method(model)):
+        return restore_estimator(model, method)
+    return _model(model).to(device)
 
 
 def _model(model: Run | nn.Module) -> nn.Module:

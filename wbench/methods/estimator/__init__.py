@@ -1,0 +1,1 @@
+"""Methods that are fitted outside a network, as scikit-learn estimators."""
