@@ -18,6 +18,8 @@ from wbench.methods.optimizer.frozen_projection import FrozenProjection
 from wbench.methods.optimizer.galore import GaLore
 from wbench.methods.optimizer.nap import NaP
 from wbench.methods.optimizer.q_galore import QGaLore
+from wbench.methods.parametrization.lsq import LSQ
+from wbench.methods.parametrization.ofq import OFQ
 from wbench.methods.parametrization.reste import ReSTE
 from wbench.methods.parametrization.weight_compander import WeightCompander
 from wbench.methods.population.opcm import OPCM
@@ -33,6 +35,8 @@ def all() -> dict[str, type[Method]]:
 
 
 __all__ = [
+    "OFQ",
+    "LSQ",
     "ShrinkMatch",
     "FixMatch",
     "ReSTE",

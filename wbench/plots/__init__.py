@@ -19,9 +19,10 @@ from wbench.plots.rows import rows
 from wbench.plots.sheet import sheet
 from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
+from wbench.plots.thresholds import thresholds
 from wbench.plots.utilisation import utilisation
 
 __all__ = [
     "CONFIG", "PALETTE", "aggregation", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
-    "spectrum", "subspace", "utilisation",
+    "spectrum", "subspace", "thresholds", "utilisation",
 ]  # fmt: skip

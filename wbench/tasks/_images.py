@@ -19,6 +19,7 @@ def image_model(
     large: bool = False,
     norm: str = "none",
     widths: tuple[int, ...] = (),
+    transformer: tuple[int, ...] = (),
 ) -> nn.Module:
     """Return a model for square images of one channel.
 
@@ -31,6 +32,7 @@ def image_model(
         large: The size for a GPU.
         norm: `none`, `batch` (before the activation) or `batch_last` (after it), for the MLPs' and the ConvNet's blocks.
         widths: Channels of the ConvNet's blocks; empty: by the size of the image.
+        transformer: Blocks, width and heads of the ViT; empty: by `large`.
 
     Returns:
         The model.
@@ -48,7 +50,8 @@ def image_model(
         if kind == "resnet":
             return ResNet(1, classes, (64, 128, 256) if large else (8, 16, 32), 2 if large else 1)
         patch = 2 if side < 16 else 4
-        depth, width, heads, ratio = (8, 256, 8, 4) if large else (2, 64, 4, 2)
+        depth, width, heads = transformer or ((8, 256, 8) if large else (2, 64, 4))
+        ratio = 4 if large else 2
         return ViT(1, side, classes, patch, depth, width, heads, ratio)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import nn
 
 from wbench.datasets import load_digits
@@ -39,6 +40,7 @@ class Digits(Task):
 
     architecture: Literal["mlp", "residual_mlp", "convnet", "vit"] = knob("mlp", doc="Model.")
     hidden: tuple[int, ...] = knob((128, 128), 1, 16384, doc="Hidden sizes of the MLPs.")
+    transformer: tuple[int, ...] = knob((2, 64, 4), 1, 4096, doc="Blocks, width and heads of the ViT.")
     norm: Literal["none", "batch", "batch_last"] = knob(
         "none", doc="Batch norm in the blocks of MLPs and ConvNet; batch_last: after the activation (MLPs)."
     )
@@ -57,6 +59,14 @@ class Digits(Task):
     )
     permuted: bool = knob(False, doc="Permute the pixels, by the seed.")
     random_labels: bool = knob(False, doc="Draw all training labels anew: nothing to learn but by heart.")
+
+    @model_validator(mode="after")
+    def _transformer_fits(self) -> Self:
+        if len(self.transformer) != 3 or self.transformer[1] % self.transformer[2]:
+            raise KnobError(
+                f"transformer={self.transformer} is not allowed; allowed: blocks, width, heads, which divide the width"
+            )
+        return self
 
     def data(self, seed: int) -> Splits:
         """Return train, valid and test: images (samples, 1, 8, 8), digits (samples,).
@@ -108,4 +118,4 @@ class Digits(Task):
 
     def model(self, seed: int) -> nn.Module:
         """Return the model chosen by `architecture`: (samples, 1, 8, 8) -> (samples, 10)."""
-        return image_model(self.architecture, 8, 10, seed, self.hidden, norm=self.norm)
+        return image_model(self.architecture, 8, 10, seed, self.hidden, norm=self.norm, transformer=self.transformer)
