@@ -67,7 +67,7 @@ class DoRALayer(LoRALayer):
         return normalized_rows(self.magnitude, direction, self.detach_norm).to(self.base.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.dropout.p > 0):
+        if not self.training or isinstance(self.dropout, nn.Identity):
             return nn.functional.linear(x, self.merged_weight(), self.base.bias)
         whole, part = self._parts()  # dropout acts on the low-rank path's input alone
         y = nn.functional.linear(x, whole) + nn.functional.linear(self.dropout(x), part)

@@ -67,7 +67,8 @@ class LaMDALayer(AdaptedLayer):
 
     def __init__(self, base: nn.Linear, rank: int, method: LaMDA) -> None:
         super().__init__(base)
-        self.alpha, self.dropout = method.alpha, nn.Dropout(method.dropout)
+        self.alpha = method.alpha
+        self.dropout = nn.Dropout(method.dropout) if method.dropout else nn.Identity()
         weight = base.weight.detach()
         wide = weight if weight.dtype == torch.float64 else weight.float()
         if method.init == "reference":

@@ -39,10 +39,13 @@ class LoRALayer(AdaptedLayer):
         self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, **like))
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.scaling * (self.dropout(x) @ self.lora_a.T @ self.lora_b.T)
+        inner = nn.functional.linear(
+            self.dropout(x), self.lora_a
+        )  # the scale is applied where there are fewest numbers
+        return self.base(x) + nn.functional.linear(inner if self.scaling == 1.0 else self.scaling * inner, self.lora_b)
 
     def merged_weight(self) -> Tensor:
         dtype = torch.promote_types(self.base.weight.dtype, torch.float32)

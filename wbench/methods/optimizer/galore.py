@@ -91,8 +91,9 @@ class GaLoreAdamW(torch.optim.Optimizer):
         else:
             update, size = self._adam(state, gradient, group)
         if projected:
-            update = project_back(update, *bases).mul_(group["scale"]).view_as(param)
-        param.add_(update.to(param.dtype), alpha=-size)
+            _add_projected(param, update, bases, -size * group["scale"])
+        else:
+            param.add_(update.to(param.dtype), alpha=-size)
         if group["weight_decay"] > 0:
             param.add_(param, alpha=-lr * group["weight_decay"])
 
@@ -156,6 +157,18 @@ class GaLoreAdamW(torch.optim.Optimizer):
         for param, index in zip(order, saved_order, strict=True):
             if index in state_dict["state"]:
                 self.state[param] = _moved(state_dict["state"][index], param.device)
+
+
+def _add_projected(param: Tensor, step: Tensor, bases: tuple[Tensor | None, Tensor | None], factor: float) -> None:
+    """Add a projected step at full size, times a factor, without a copy of that size where dtype and layout allow."""
+    left, right = bases
+    if left is not None and right is not None:
+        step, left = left @ step, None
+    one, other = (step, right) if left is None else (left, step)
+    if one.dtype == param.dtype and param.is_contiguous() and other is not None:
+        param.view(len(param), -1).addmm_(one, other, alpha=factor)
+    else:
+        param.add_(project_back(step, left, right).view_as(param).to(param.dtype), alpha=factor)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
