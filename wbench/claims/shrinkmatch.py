@@ -1,6 +1,7 @@
 """ShrinkMatch: are uncertain samples more often right inside a shrunk class space, and does learning from them help?
 
-As the card has it, without distribution alignment (the method's default has it), averages with decay 0.99. A prototype had top-1
+As the card has it, without distribution alignment (the method's default has it), averages with decay 0.99, also that of the share
+of certain samples: at the paper's 0.999 it has made up half of its way from zero by the end of these 800 steps. A prototype had top-1
 accuracies of 0.54 to 0.65 and restricted ones of 0.83 to 0.89, and gained 1.0 point of test accuracy (three seeds).
 """
 
@@ -58,8 +59,9 @@ claim = Claim(
     arms={
         "labels_alone": Arm((FixMatch(lambda_u=0.0, **_SETTINGS),), probes=()),
         "fixmatch": Arm((FixMatch(**_SETTINGS),), probes=()),
-        "shrinkmatch": Arm((ShrinkMatch(ema_ratio=0.999, **_SETTINGS),), probes=()),
-        "idle": Arm((ShrinkMatch(ema_ratio=0.999, lambda_u=0.0, **_SETTINGS),), probes=()),
+        "shrinkmatch": Arm((ShrinkMatch(ema_ratio=0.99, **_SETTINGS),), probes=()),
+        "slow_ratio": Arm((ShrinkMatch(ema_ratio=0.999, **_SETTINGS),), probes=()),
+        "idle": Arm((ShrinkMatch(ema_ratio=0.99, lambda_u=0.0, **_SETTINGS),), probes=()),
     },
     method="shrinkmatch",
     control="idle",
@@ -68,6 +70,7 @@ claim = Claim(
         Check("right among the classes that remain", ("shrinkmatch",), "mean", 0.8, "restricted", "(share)"),
         Check("test accuracy over FixMatch", ("shrinkmatch", "fixmatch"), "difference", 0.0, "accuracy", "(share)"),
         Check("test accuracy over labels alone", ("shrinkmatch", "labels_alone"), "difference", 0.01, "accuracy", "(share)"),
+        Check("with the running share's decay of 0.999: over FixMatch", ("slow_ratio", "fixmatch"), "difference", 0.0, "accuracy", "(share)", gate=False),
         Check("FixMatch over labels alone", ("fixmatch", "labels_alone"), "difference", 0.01, "accuracy", "(share)", gate=False),
     ),
     measure=measure,
