@@ -8,13 +8,18 @@ from torch import nn
 
 import wbench as wb
 from wbench.method import Objective, Parametrization
-from wbench.testing import TRAINED_STAGES, ContractError, check_method
+from wbench.testing import ContractError, check_method
+
+SMALL = {
+    "q_galore": {"group_size": 16}
+}  # the smallest layer's projection has fewer numbers than a group of the default
+LAST = {"population": ["in_dtypes", "refusals"], "estimator": ["estimator", "parameters"]}
 
 
 @pytest.mark.parametrize("cls", wb.methods.all().values(), ids=lambda cls: cls.id)
 def test_every_method_keeps_the_contract(cls):
-    last = ["null", "vectorized"] if cls.stage in TRAINED_STAGES else ["identity", "fields"]
-    assert check_method(cls)[-2:] == last
+    done = check_method(cls, method=cls(**SMALL.get(cls.id, {})))
+    assert done[-2:] == LAST.get(cls.stage, ["null", "vectorized"])
 
 
 @pytest.mark.parametrize(

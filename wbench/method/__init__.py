@@ -3,7 +3,8 @@
 from wbench.globs import matches
 from wbench.knobs import Knob, Knobs, knob
 from wbench.method.adapters import AdaptedLayer, Adapter
-from wbench.method.base import Method, Stage, check_composition
+from wbench.method.base import Method, Stage
+from wbench.method.composition import check_composition
 from wbench.method.context import Context
 from wbench.method.layerwise import LayerwiseMethod
 from wbench.method.parametrized import Parametrization, QuantizedLayers

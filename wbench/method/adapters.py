@@ -49,7 +49,7 @@ class AdaptedLayer(nn.Module):
 
 
 class Adapter(LayerwiseMethod):
-    """Adds trainable parameters beside frozen ones: everything else in the model is frozen.
+    """Adds trainable parameters beside frozen ones: everything else in the model is frozen, but for other adapters' parameters.
 
     A subclass gives `adapt`.
     """
@@ -84,10 +84,16 @@ class Adapter(LayerwiseMethod):
         context = Context.of(ctx)
         chosen = self.select(model)
         tied = set(tied_layers(model))
-        for name in [name for name in chosen if name in tied or parametrize.is_parametrized(chosen[name])]:
-            why = "shares its weight with another module, which merging would change too"
-            if name not in tied:
+        for name, layer in list(chosen.items()):
+            holder = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(holder, AdaptedLayer):
+                why = f"is adapted by {getattr(holder, 'wbench_owner', 'another method')} already"
+            elif name in tied:
+                why = "shares its weight with another module, which merging would change too"
+            elif parametrize.is_parametrized(layer):
                 why = "is parametrised by another method, whose parameters would be frozen"
+            else:
+                continue
             explicit = self.layers != type(self).model_fields["layers"].default
             if explicit or name not in tied:
                 raise CompositionError(f"{self.id}: layer '{name}' {why}; exclude it: layers=('*', '!{name}')")
@@ -95,14 +101,8 @@ class Adapter(LayerwiseMethod):
             del chosen[name]
         if not chosen:
             raise FitError(f"{self.id}: no layer is left to adapt")
+        frozen = self._to_freeze(model)
         adapted = self.adapt_all(chosen)  # type: ignore[arg-type]
-        kept = {
-            id(param)
-            for name, module in model.named_modules()
-            if self.trainable and name and matches(name, self.trainable)
-            for param in module.parameters()
-        }
-        frozen = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
         for param in frozen.values():
             param.requires_grad_(False)
         context.mark_frozen(frozen.values(), self.id)
@@ -110,6 +110,29 @@ class Adapter(LayerwiseMethod):
             layer.wbench_owner, layer.wbench_frozen = self.id, tuple(frozen)  # type: ignore[assignment]
             model = replace_module(model, name, layer)
         return model
+
+    def _to_freeze(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        # all but what `trainable` names and what other adapters train; other methods' weights are not frozen behind their back
+        kept: set[int] = set()
+        for name, module in model.named_modules():
+            if self.trainable and name and matches(name, self.trainable):
+                kept.update(map(id, module.parameters()))
+            if isinstance(module, AdaptedLayer):
+                kept.update({id(param) for param in module.parameters()} - {id(p) for p in module.base.parameters()})
+        frozen = {name: p for name, p in model.named_parameters() if p.requires_grad and id(p) not in kept}
+        ids = set(map(id, frozen.values()))
+        idle: dict[str, str] = {}
+        for name, module in model.named_modules():
+            for chain in module.parametrizations.children() if parametrize.is_parametrized(module) else ():
+                owners = [part.wbench_owner for part in chain.children() if hasattr(part, "wbench_owner")]
+                if owners and any(id(param) in ids for param in chain.parameters()):
+                    idle[name] = str(owners[0])
+        if idle:
+            raise CompositionError(
+                f"{self.id} freezes all but its adapters, so that {', '.join(dict.fromkeys(idle.values()))} would train nothing "
+                f"in {', '.join(idle)}; keep these: trainable={tuple(idle)}"
+            )
+        return frozen
 
     def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:
         thawed: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 Stage = Literal[
     "parametrization", "optimizer", "adapter", "transform", "layer", "objective", "population", "estimator", "pipeline"
 ]
-SINGLE = {
-    "build": "builds the architecture",
-    "optimizer": "brings the optimizer",
-    "loss": "brings the loss",
-    "infer": "brings its own inference",
-    "combine": "combines models",
-    "estimator": "brings an estimator",
-}
 
 
 class Method(Knobs):
@@ -317,28 +309,3 @@ class Method(Knobs):
                 handle.remove()
 
         return detach
-
-
-def check_composition(methods: Sequence[Method]) -> None:
-    """Refuse methods that cannot be used together.
-
-    Args:
-        methods: In the order in which they are put on.
-
-    Raises:
-        CompositionError: If a method stands there twice, or two bring what a run has only one of.
-    """
-    ids = [method.id for method in methods]
-    for name in ids:
-        if ids.count(name) > 1:
-            raise CompositionError(f"{name} is given {ids.count(name)} times; a run takes each method once")
-    for hook, what in SINGLE.items():
-        owners = [method.id for method in methods if method.overrides(hook)]
-        if len(owners) > 1:
-            raise CompositionError(f"{' and '.join(owners)} cannot be used together: each {what}; a run has one")
-    for method in methods:
-        for other in methods:
-            if other is not method and other.stage in method.excludes:
-                raise CompositionError(
-                    f"{method.id} and {other.id} cannot be used together: {method.id} excludes {other.stage} methods"
-                )

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from wbench.errors import CompositionError
 from wbench.method.base import Method, Stage
 from wbench.method.context import Context
 from wbench.method.layerwise import LayerwiseMethod
@@ -73,7 +75,14 @@ class Layer(LayerwiseMethod):
 
     def prepare(self, model: nn.Module, ctx: Context | Recipe | None = None) -> nn.Module:
         if not type(self).overrides("build"):
-            for name, layer in self.select(model).items():
+            chosen = self.select(model)
+            for name, layer in chosen.items():
+                if parametrize.is_parametrized(layer):
+                    raise CompositionError(
+                        f"{self.id}: layer '{name}' is parametrised by another method, which goes with it when it is replaced; "
+                        f"put {self.id} on first, or exclude the layer: layers=('*', '!{name}')"
+                    )
+            for name, layer in chosen.items():
                 model = replace_module(model, name, self.substitute(layer, name))
         return model
 

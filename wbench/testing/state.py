@@ -20,7 +20,7 @@ def round_trip(subject: Subject) -> None:
     """
     model, _ = subject.trained()
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    other, _, _ = subject.prepared()
+    other, _ = subject.prepared()
     other.load_state_dict(state)
     same = all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
     require(same, subject, "a state_dict does not survive a round trip")
@@ -69,7 +69,7 @@ def owners(subject: Subject) -> None:
     Raises:
         ContractError: If one has two.
     """
-    model, _, _ = subject.prepared()
+    model, _ = subject.prepared()
     names = [name for name, _ in model.named_parameters()]
     every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     require(len(names) == len(every), subject, f"a tensor has two owners: {sorted(set(every) - set(names))}")

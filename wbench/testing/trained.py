@@ -30,7 +30,7 @@ def result(subject: Subject) -> None:
     after = subject.output(finished)
     if subject.cls.stage != "transform" and not hasattr(subject.method, "quantize_weight"):
         require(close(before, after, 1e-4), subject, "finish changed the function of the trained model")
-    fresh = subject.model()
+    fresh = subject.fresh()
     if subject.cls.result == "plain":
         own = fresh.state_dict()
         fits = own.keys() == state.keys() and all(own[name].shape == value.shape for name, value in state.items())

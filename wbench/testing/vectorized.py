@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-from wbench.task import Task
 from wbench.testing.subject import ContractError, Subject, require
 from wbench.training.agreement import disagreement
 from wbench.training.stack import CannotVectorizeError
@@ -23,11 +22,12 @@ def vectorized(subject: Subject) -> None:
     """
     if not subject.cls.vectorizes:
         return
-    task = Task.from_arrays(*subject.batch, model=subject.model, test=(subject.batch[0], subject.batch[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            apart = disagreement(task, subject.method, subject.recipe.replace(steps=POPULATION_STEPS, batch_size=16))
+            apart = disagreement(
+                subject.task, subject.method, subject.recipe.replace(steps=POPULATION_STEPS, batch_size=16)
+            )
         except CannotVectorizeError as error:
             raise ContractError(f"{subject.cls.__name__}: vectorizes=True, but {error}") from None
     what = f"vectorizes=True, but the vectorised step is {apart:.1e} apart from the plain loop after {POPULATION_STEPS} steps"

@@ -33,11 +33,8 @@ def run_outside(
         The first combined model, or `None` for an estimator.
 
     Raises:
-        CompositionError: If other methods stand beside it, or a population has no members.
+        CompositionError: If a population has no members.
     """
-    if len(methods) > 1:
-        names = ", ".join(method.id for method in methods)
-        raise CompositionError(f"{names}: a population or estimator method stands alone in a run")
     method = methods[0]
     if method.overrides("combine"):
         return _combine(task, method, ctx, members, writer)

@@ -87,9 +87,11 @@ def restore(run: Run, *, task: Task | None = None, methods: Sequence[Method] | N
     if builders:
         model = builders[0].build(task)
     rebuilt = [method for method in methods if method.result == "rebuilt"]
+    rebuilt.sort(key=lambda method: method.stage == "transform")  # as they have acted
     if rebuilt:
         for method in rebuilt[:-1]:
             model = method.prepare(model)
+            model = model if method.stage == "transform" else method.finish(model)
         return rebuilt[-1].restore(model, state).eval()
     load(model, state, f"run {run.id}")
     return model.eval()

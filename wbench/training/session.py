@@ -81,6 +81,8 @@ class Session:
     def finish(self, model: nn.Module) -> nn.Module:
         """Take the methods off a trained model, evaluate it and keep its weights.
 
+        The method put on last comes off first; transforms then act, in the order given, on the plain model that is left.
+
         Args:
             model: The prepared, trained model.
 
@@ -92,7 +94,8 @@ class Session:
         memory = measure(model, ctx)
         if ctx.methods:
             writer.tensors("trained", _state(model))
-        for method in reversed(ctx.methods):
+        transforms = [method for method in ctx.methods if method.stage == "transform"]
+        for method in [*(other for other in reversed(ctx.methods) if other.stage != "transform"), *transforms]:
             model = method.finish(model, ctx)
         self.recorder.finished(model, ctx)
         items: dict[str, Tensor] = {}

@@ -1,0 +1,1 @@
+"""One small method of each stage, as a third party would ship them."""
