@@ -1,6 +1,7 @@
 """Figures: a tidy table in, a plotly figure out; one file each, named as the probe that gives its table where there is one."""
 
 from wbench.plots._style import CONFIG, PALETTE
+from wbench.plots.blocks import blocks
 from wbench.plots.companding import companding
 from wbench.plots.core import core
 from wbench.plots.delta import delta
@@ -18,6 +19,6 @@ from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
+    "CONFIG", "PALETTE", "blocks", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip
