@@ -1,8 +1,9 @@
-"""Sharing a budget among layers: ranks by the shape of their spectra."""
+"""Sharing a budget among layers: ranks by the shape of their spectra, levels by the loss that they leave."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,6 +72,30 @@ def _within(ranks: dict[str, int], order: list[str], budget: int) -> dict[str, i
             if sum(ranks.values()) > budget and ranks[name] > 1:
                 ranks[name] -= 1
     return ranks
+
+
+def level_order(scores: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """Return the order in which layers move up level by level, within a level the one first whose step leaves the least loss.
+
+    Args:
+        scores: For each step from one level to the next, each layer's loss when it alone takes it. NaN takes the next step's
+            score of the same layer plus the largest of its own step.
+
+    Returns:
+        (layer, its level then, from 2), each once; ties keep the order of layers.
+
+    Raises:
+        FitError: If a score of the last step is NaN, or all of a step.
+    """
+    filled: list[list[float]] = []
+    for row in reversed(scores):
+        finite = [score for score in row if not math.isnan(score)]
+        if len(finite) < len(row) and not (finite and filled):
+            raise FitError("the calibration loss is NaN; check the model and the calibration data")
+        after = filled[-1] if filled else row
+        filled.append([after[i] + max(finite) if math.isnan(score) else score for i, score in enumerate(row)])
+    levels = enumerate(reversed(filled), start=2)
+    return [(layer, level) for level, row in levels for layer in sorted(range(len(row)), key=row.__getitem__)]
 
 
 def spectrum_of(weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,18 @@ def layer_outputs(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) 
         As `layer_inputs`, of the outputs.
     """
     return _record(model, layers, x, lambda args, output: output)
+
+
+def activation_scale(inputs: Sequence[Tensor]) -> Tensor:
+    """Return s (n,): for each input of a layer the L2 norm over the sequence, averaged over samples, plus 0.001.
+
+    Args:
+        inputs: What the layer saw, in parts of (samples, ..., n); all dimensions between are the sequence.
+    """
+    total = sum(
+        part.flatten(1, -2).float().norm(dim=1).sum(0) for part in (p[:, None] if p.ndim == 2 else p for p in inputs)
+    )
+    return total / sum(len(part) for part in inputs) + 1e-3
 
 
 Take = Callable[[tuple[Tensor, ...], Tensor], Tensor]

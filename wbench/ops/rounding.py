@@ -130,6 +130,25 @@ def quantize_groups(
     return Affine(codes, scale, zero, x.shape)
 
 
+def minmax_groups(x: Tensor, bits: int, group_size: int) -> Tensor:
+    """Round to the nearest of 2^bits values spread evenly from the least to the largest of each group of consecutive numbers.
+
+    Args:
+        x: Any shape; `group_size` divides its number of elements.
+        bits: 1 to 8.
+        group_size: Numbers that share a range; its minimum and its step are rounded to float16, as they are stored.
+
+    Returns:
+        The rounded numbers, of the shape and dtype of `x`; codes beyond the ends after that rounding are clamped.
+    """
+    wide = x.detach() if x.dtype == torch.float64 else x.detach().float()
+    groups = wide.reshape(-1, group_size)
+    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+    low, step = (part.half().to(wide.dtype) for part in (low, (high - low) / (2**bits - 1)))
+    codes = ((groups - low) / torch.where(step > 0, step, 1.0)).round().clamp(0, 2**bits - 1)
+    return (low + codes * step).view(x.shape).to(x.dtype)
+
+
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Pack codes of 1, 2, 4 or 8 bits into bytes, row-major, the first in the highest bits.
 

@@ -2,6 +2,7 @@
 
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.aggregation import aggregation
+from wbench.plots.blocks import blocks
 from wbench.plots.companding import companding
 from wbench.plots.core import core
 from wbench.plots.delta import delta
@@ -23,6 +24,29 @@ from wbench.plots.thresholds import thresholds
 from wbench.plots.utilisation import utilisation
 
 __all__ = [
-    "CONFIG", "PALETTE", "aggregation", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
-    "spectrum", "subspace", "thresholds", "utilisation",
-]  # fmt: skip
+    "CONFIG",
+    "PALETTE",
+    "aggregation",
+    "blocks",
+    "companding",
+    "core",
+    "delta",
+    "effective_lr",
+    "equilibrium",
+    "estimator",
+    "histogram",
+    "intervals",
+    "landscape",
+    "lazy_subspace",
+    "merging",
+    "metrics",
+    "plasticity",
+    "rebin",
+    "response",
+    "rows",
+    "sheet",
+    "spectrum",
+    "subspace",
+    "thresholds",
+    "utilisation",
+]

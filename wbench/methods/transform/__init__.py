@@ -1,0 +1,1 @@
+"""Methods that rewrite a trained model's weights once."""
