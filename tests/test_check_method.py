@@ -8,17 +8,34 @@ from torch import nn
 
 import wbench as wb
 from wbench.method import Objective, Parametrization
-from wbench.testing import ContractError, check_method
+from wbench.models import MLP
+from wbench.splits import TensorSplit
+from wbench.testing import ContractError, check_method, small_batch
 
 SMALL = {
-    "q_galore": {"group_size": 16}
-}  # the smallest layer's projection has fewer numbers than a group of the default
+    "q_galore": {"group_size": 16},
+    "fixmatch": {"mu": 1},
+    "shrinkmatch": {"mu": 1},
+}  # settings that fit 16-32-32-8
+
+
+def net():
+    torch.manual_seed(0)
+    return MLP((16, 32, 32, 8), norm=nn.BatchNorm1d)
+
+
+def pairs():
+    inputs = small_batch()[0]
+    return {"unlabelled": TensorSplit(inputs, inputs + 0.1)}
+
+
+SUBJECT = {"fixmatch": {"model": net, "splits": pairs()}, "shrinkmatch": {"model": net, "splits": pairs()}}
 LAST = {"population": ["in_dtypes", "refusals"], "estimator": ["estimator", "parameters"]}
 
 
 @pytest.mark.parametrize("cls", wb.methods.all().values(), ids=lambda cls: cls.id)
 def test_every_method_keeps_the_contract(cls):
-    done = check_method(cls, method=cls(**SMALL.get(cls.id, {})))
+    done = check_method(cls, method=cls(**SMALL.get(cls.id, {})), **SUBJECT.get(cls.id, {}))
     assert done[-2:] == LAST.get(cls.stage, ["null", "vectorized"])
 
 

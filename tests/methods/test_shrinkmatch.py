@@ -11,7 +11,7 @@ from wbench.methods import FixMatch, ShrinkMatch
 from wbench.methods.objective.fixmatch import STATE, certain_loss
 from wbench.methods.objective.shrinkmatch import shrink
 from wbench.models import MLP
-from wbench.splits import Splits, TensorSplit
+from wbench.splits import TensorSplit
 from wbench.tasks._views import distorted, shifted
 from wbench.testing import check_method
 
@@ -159,17 +159,9 @@ def test_the_contract_on_a_model_with_features_and_head():
         torch.manual_seed(0)
         return MLP((8, 16, 5), norm=nn.BatchNorm1d)
 
-    class Fed(ShrinkMatch):
-        """Unlabelled views of the contract's own batch."""
-
-        id = "fed"
-
-        def data(self, splits, model, ctx=None):
-            inputs = splits["train"].tensors[0]
-            pair = TensorSplit(inputs, inputs + 0.1)
-            return Splits({**splits, "unlabelled": pair})
-
-    check_method(Fed, model=model, batch=(x, y), method=Fed(mu=1))
+    check_method(
+        ShrinkMatch, model=model, batch=(x, y), method=ShrinkMatch(mu=1), splits={"unlabelled": TensorSplit(x, x + 0.1)}
+    )
 
 
 def test_bad_input_is_refused_by_name():

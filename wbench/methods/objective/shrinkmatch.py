@@ -92,7 +92,7 @@ class ShrinkState(Averages):
             nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, hidden),
             nn.BatchNorm1d(hidden), nn.LeakyReLU(0.1), nn.Linear(hidden, classes),
         )  # fmt: skip
-        self.register_buffer("ratio", torch.full((), torch.nan))
+        self.register_buffer("ratio", torch.full((), -1.0))  # none yet
 
     @torch.no_grad()
     def note(self, certain: Tensor, decay: float) -> Tensor:
@@ -106,7 +106,7 @@ class ShrinkState(Averages):
             The running mean.
         """
         now = certain.to(self.ratio.dtype).mean()
-        self.ratio.copy_(torch.where(self.ratio.isnan(), now, decay * self.ratio + (1.0 - decay) * now))
+        self.ratio.copy_(torch.where(self.ratio < 0, now, decay * self.ratio + (1.0 - decay) * now))
         return self.ratio
 
 
