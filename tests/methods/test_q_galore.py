@@ -11,7 +11,7 @@ import wbench as wb
 from wbench.errors import FitError, KnobError
 from wbench.method import Context
 from wbench.methods import GaLore
-from wbench.methods.optimizer.q_galore import QGaLore
+from wbench.methods.optimizer.q_galore import QGaLore, grouped_by
 from wbench.ops.lowrank import subspace
 from wbench.ops.rounding import pack_groups, quantize_groups, unpack_groups
 from wbench.testing import check_method
@@ -193,6 +193,13 @@ def test_bad_input_is_refused_by_name():
         QGaLore(proj_type="right")
     with pytest.raises(KnobError, match="weight_bits=4"):
         QGaLore(weight_bits=4)
+
+
+def test_without_a_group_size_the_largest_power_of_two_that_divides_is_taken():
+    model = QGaLore(rank=4, layers="*").prepare(nn.Sequential(nn.Linear(9, 16, bias=False)))
+    groups = model[0].weight.detach().view(-1, 16)
+    assert all(len(row.unique()) <= 16 for row in groups)
+    assert [grouped_by(n, None) for n in (144, 512, 77)] == [16, 256, 1] and grouped_by(144, 48) == 48
 
 
 def test_knobs_that_are_numbers_of_bits_are_read_from_text():

@@ -39,11 +39,10 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     """
     values = dict(final_metrics(arm, run, runs))
     frame = run.metrics
-    late = frame[frame["step"] >= 0.9 * frame["step"].max()]
     for name in ("estimating_error", "instability"):
-        logged = late[late["name"] == name]["value"]
+        logged = frame[frame["name"] == name]
         if len(logged):
-            values[name] = float(logged.mean())
+            values[name] = float(logged[logged["step"] >= 0.9 * logged["step"].max()]["value"].mean())
     if "instability" in values:
         values["log_instability"] = math.log10(values["instability"])
     return values

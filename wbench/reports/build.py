@@ -16,7 +16,7 @@ from wbench.method import Method, get
 from wbench.reports.html import to_html
 from wbench.reports.progress import relayed
 from wbench.runs import RunStore
-from wbench.tasks import find_task
+from wbench.tasks import find_task, task_text
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,20 @@ def report(
 
 
 def usual_task(methods: Sequence[type[Method]]) -> str:
-    """Return what methods are trained on where nobody says: `mnist`, or the claim's task of a method that fits an estimator.
+    """Return what methods are trained on where nobody says.
 
     Args:
         methods: Their classes.
+
+    Returns:
+        The claim's task of the first that needs data or a model of its kind (an architecture, a loss on further data, models to
+        merge, an estimator), else `mnist`.
     """
     from wbench import claims
 
-    known = claims.all() if any(cls.overrides("estimator") for cls in methods) else {}
-    return next((known[cls.id].task.id for cls in methods if cls.overrides("estimator") and cls.id in known), "mnist")
+    particular = [cls.id for cls in methods if cls.stage in {"layer", "objective", "population", "estimator"}]
+    known = claims.all() if particular else {}
+    return next((task_text(known[name].task) for name in particular if name in known), "mnist")
 
 
 def sweep(

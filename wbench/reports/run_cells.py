@@ -148,11 +148,14 @@ def provenance(runs: Mapping[str, Iterable[Run]], parameters: Mapping[str, Any])
 def train_beside_baseline(
     methods: Iterable[Method], task: str, *, scale: str, seeds: int, store: RunStore
 ) -> dict[str, list[Run]]:
-    """Train the baseline and each method on a task. Adapters start from the baseline's trained weights.
+    """Train the baseline and each method on a task.
+
+    Adapters start from the baseline's trained weights, transforms act on them without training, and what merges models gets three:
+    the baseline trained on at half, once and twice its rate.
 
     Args:
         methods: The methods.
-        task: Name of the task.
+        task: Name of the task, and its options.
         scale: `smoke`, `cpu` or `gpu`.
         seeds: Number of seeds.
         store: Where runs are kept and found.
@@ -164,17 +167,32 @@ def train_beside_baseline(
         ReportError: If runs failed; says which and why.
     """
     found = find_task(task)
+    recipe, chosen = found.recipe(scale), list(methods)
     arms = {"baseline": Arm(probes=PROBES)}
-    for method in methods:
-        arms[method.id] = Arm((method,), start="baseline" if method.stage == "adapter" else None, probes=PROBES)
+    members = {f"rate x {factor:g}": factor for factor in (0.5, 1.0, 2.0)}
+    if any(method.stage == "population" for method in chosen):
+        arms |= {
+            name: Arm(start="baseline", recipe={"lr": factor * recipe.lr}, probes=())
+            for name, factor in members.items()
+        }
+    for method in chosen:
+        arms[method.id] = _beside(method, members)
     with bar(True, task) as told, Runner(store, total=len(arms) * seeds, told=told) as runner:
-        trained = run_arms(arms, found, found.recipe(scale), range(seeds), runner.run)
+        trained = run_arms(arms, found, recipe, range(seeds), runner.run)
     if trained.outcome.failures:
         (arm, _, seed), reason = next(iter(trained.outcome.failures.items()))
         raise ReportError(
             f"{len(trained.outcome.failures)} run(s) failed, the first of {arm} with seed {seed}: {reason}"
         )
-    return trained.at_chosen()
+    return {name: runs for name, runs in trained.at_chosen().items() if name not in members}
+
+
+def _beside(method: Method, members: Iterable[str]) -> Arm:
+    if method.stage == "population":
+        return Arm((method,), references={"base": "baseline"}, members={name: name for name in members}, probes=PROBES)
+    if method.stage == "transform":
+        return Arm((method,), start="baseline", recipe={"steps": 0, "phases": (), "warmup": 0}, probes=PROBES)
+    return Arm((method,), start="baseline" if method.stage == "adapter" else None, probes=PROBES)
 
 
 def first_seed(runs: Mapping[str, list[Run]], probe: str) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The tasks, one file each; this file is the list of their classes."""
 
-from wbench.errors import UnknownNameError, closest
+from wbench.errors import KnobError, UnknownNameError, closest
 from wbench.task import Task
 from wbench.tasks.chars import Chars
 from wbench.tasks.digit_domains import DigitDomains
@@ -22,7 +22,7 @@ def find_task(task: Task | str, options: dict[str, str] | None = None) -> Task:
     """Return a task by name or as given.
 
     Args:
-        task: A task or its registered name.
+        task: A task, or its registered name, which options may follow: `digits labels_per_class=2 hidden=128,64`.
         options: Text values of its options, when given by name.
 
     Returns:
@@ -30,13 +30,37 @@ def find_task(task: Task | str, options: dict[str, str] | None = None) -> Task:
 
     Raises:
         UnknownNameError: If no task has that name; names the closest.
+        KnobError: If what follows the name is no option.
     """
     if isinstance(task, Task):
         return task
     found = all()
-    if task not in found:
-        raise UnknownNameError(f"unknown task '{task}'.{closest(task, found)}")
-    return found[task].from_strings(options or {})
+    name, *pairs = task.split()
+    if name not in found:
+        raise UnknownNameError(f"unknown task '{name}'.{closest(name, found)}")
+    given = dict(options or {})
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise KnobError(
+                f"task '{task}': '{pair}' is not allowed; allowed: the task's name, then option=value, with spaces between"
+            )
+        given[key] = value
+    return found[name].from_strings(given)
+
+
+def task_text(task: Task) -> str:
+    """Return a task as text that `find_task` understands: its name, and the options that differ from their defaults.
+
+    Args:
+        task: A registered task.
+    """
+    usual = type(task)().fields()
+    changed = {key: value for key, value in task.fields().items() if value != usual[key]}
+    shown = {
+        key: ",".join(map(str, value)) if isinstance(value, list) else str(value) for key, value in changed.items()
+    }
+    return " ".join([task.id, *(f"{key}={value}" for key, value in shown.items())])
 
 
 def get(task_id: str) -> type[Task]:
@@ -60,4 +84,5 @@ __all__ = [
     "all",
     "find_task",
     "get",
+    "task_text",
 ]

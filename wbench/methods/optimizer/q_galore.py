@@ -36,6 +36,16 @@ BLOCK = 256  # numbers of a moment that share a scale in 8 bits
 MEASURE = 10  # steps between measurements of how far a step moves on the grid
 
 
+def grouped_by(numbers: int, group_size: int | None) -> int:
+    """Return how many numbers of a matrix share a scale.
+
+    Args:
+        numbers: Of the matrix.
+        group_size: As given; `None`: 256, or the largest power of two that divides `numbers`.
+    """
+    return math.gcd(numbers, 256) if group_size is None else group_size
+
+
 class QGaLoreAdamW(GaLoreAdamW):
     """GaLoreAdamW whose projected groups keep projection, weights and moments in few bits, and refresh at their own pace.
 
@@ -57,7 +67,11 @@ class QGaLoreAdamW(GaLoreAdamW):
         super()._update(param, group, index)
         measured = state["step"] % MEASURE == 1
         held = quantize_groups(
-            param, 8, group["group_size"], stochastic=group["stochastic_round"], generator=self.rounding
+            param,
+            8,
+            grouped_by(param.numel(), group["group_size"]),
+            stochastic=group["stochastic_round"],
+            generator=self.rounding,
         )
         if measured:
             state["move"] = float(((param - before).view_as(held.codes).abs() / held.scale).median())
@@ -75,8 +89,11 @@ class QGaLoreAdamW(GaLoreAdamW):
         leading = (right[0] if right is not None else left[:, 0]).clone()  # type: ignore[index]
         _adapt_gap(state, leading, group)
         if group["proj_bits"] < 16:
-            bits, size = group["proj_bits"], group["group_size"]
-            left, right = (pack_groups(basis, bits, size) if basis is not None else None for basis in (left, right))  # type: ignore[assignment]
+            bits, given = group["proj_bits"], group["group_size"]
+            left, right = (
+                pack_groups(basis, bits, grouped_by(basis.numel(), given)) if basis is not None else None
+                for basis in (left, right)
+            )  # type: ignore[assignment]
         super()._keep(state, left, right, group)
 
     def _adam(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
@@ -175,14 +192,14 @@ class QGaLore(GaLore):
     proj_bits: Literal[2, 4, 8, 16] = knob(4, doc="Bits of the projection; 16: not quantised.")
     weight_bits: Literal[8, 16] = knob(8, doc="Bits of the managed weights; 16: not quantised.")
     state_bits: Literal[8, 32] = knob(32, doc="Bits of the moments; 8 needs bitsandbytes.")
-    group_size: int = knob(
-        256,
+    group_size: int | None = knob(
+        None,
         2,
         65536,
         scale="log",
         slider=(32, 1024),
         unit="numbers",
-        doc="Numbers that share a scale; divides each matrix.",
+        doc="Numbers that share a scale; none: 256, or the largest power of two that divides a matrix.",
     )
     stochastic_round: bool = knob(
         True, doc="Round updated weights up or down at random so that the mean is kept; off: to the nearest."
@@ -212,7 +229,9 @@ class QGaLore(GaLore):
             self._check_groups(name, param)
             if self.weight_bits == 8:
                 with torch.no_grad():
-                    param.copy_(quantize_groups(param, 8, self.group_size).value.view_as(param))
+                    param.copy_(
+                        quantize_groups(param, 8, grouped_by(param.numel(), self.group_size)).value.view_as(param)
+                    )
         return model
 
     def _check_groups(self, name: str, param: Tensor) -> None:
@@ -222,7 +241,7 @@ class QGaLore(GaLore):
         if self.proj_bits < 16:
             sizes[f"the projection of '{name}'"] = rank * min(sides)
         for what, numbers in sizes.items():
-            if numbers % self.group_size:
+            if numbers % grouped_by(numbers, self.group_size):
                 raise FitError(
                     f"q_galore: {what} has {numbers} elements, not a multiple of group_size {self.group_size}; choose a divisor"
                 )
@@ -255,7 +274,11 @@ class QGaLore(GaLore):
         total = sum(param.numel() * param.element_size() for param in model.parameters())
         if self.weight_bits == 8:
             for param in self._matrices(model).values():
-                total += param.numel() + 8 * param.numel() // self.group_size - param.numel() * param.element_size()
+                total += (
+                    param.numel()
+                    + 8 * param.numel() // grouped_by(param.numel(), self.group_size)
+                    - param.numel() * param.element_size()
+                )
         return {"parameters": total, "weights": total}
 
     def observe(self, model: nn.Module, ctx: Context | None = None) -> pd.DataFrame | None:
