@@ -2,6 +2,7 @@
 
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.blocks import blocks
+from wbench.plots.calibration import calibration
 from wbench.plots.companding import companding
 from wbench.plots.core import core
 from wbench.plots.delta import delta
@@ -19,6 +20,6 @@ from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 
 __all__ = [
-    "CONFIG", "PALETTE", "blocks", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
+    "CONFIG", "PALETTE", "blocks", "calibration", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "merging", "metrics", "plasticity", "rebin", "response", "sheet",
     "spectrum", "subspace",
 ]  # fmt: skip
