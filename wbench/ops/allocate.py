@@ -1,4 +1,4 @@
-"""Sharing a budget among layers: ranks by the shape of their spectra, levels by the loss that they leave."""
+"""Sharing a budget among layers: ranks by the shape of their spectra, levels and options by the loss that they leave."""
 
 from __future__ import annotations
 
@@ -96,6 +96,41 @@ def level_order(scores: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
         filled.append([after[i] + max(finite) if math.isnan(score) else score for i, score in enumerate(row)])
     levels = enumerate(reversed(filled), start=2)
     return [(layer, level) for level, row in levels for layer in sorted(range(len(row)), key=row.__getitem__)]
+
+
+def cheapest_options(losses: Sequence[Sequence[float]], sizes: Sequence[Sequence[float]], budget: float) -> list[int]:
+    """Choose one option for each layer, so that the sum of losses is least and the sum of sizes within a budget; exact.
+
+    The integer programme of arXiv:2006.10518, section 3.2: losses are taken to add up.
+
+    Args:
+        losses: For each layer, the loss of each option, finite.
+        sizes: For each layer, the size of each option.
+        budget: Largest sum of sizes.
+
+    Returns:
+        Index of the option of each layer.
+
+    Raises:
+        FitError: If not even the smallest options fit, or the solver gives up.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    cost, size = np.concatenate([np.asarray(row, float) for row in losses]), np.concatenate([*map(np.asarray, sizes)])
+    least = sum(min(row) for row in sizes)
+    if least > budget:
+        raise FitError(f"no allocation fits: the smallest options take {least:g}, the budget is {budget:g}")
+    owner = np.repeat(np.arange(len(losses)), [len(row) for row in losses])
+    one = (owner == np.arange(len(losses))[:, None]).astype(float)
+    scale = float(np.abs(cost).max()) or 1.0  # the solver's tolerances are absolute
+    rules = [LinearConstraint(one, 1, 1), LinearConstraint(size[None] / budget, -np.inf, 1.0)]
+    found = milp(
+        cost / scale, constraints=rules, bounds=Bounds(0, 1), integrality=np.ones_like(cost), options={"mip_rel_gap": 0.0}
+    )  # fmt: skip
+    if found.x is None:
+        raise FitError(f"no allocation was found: {found.message}")
+    return [int(found.x[owner == layer].argmax()) for layer in range(len(losses))]
 
 
 def spectrum_of(weight: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.aggregation import aggregation
 from wbench.plots.blocks import blocks
+from wbench.plots.calibration import calibration
 from wbench.plots.companding import companding
 from wbench.plots.core import core
 from wbench.plots.delta import delta
@@ -28,6 +29,7 @@ __all__ = [
     "PALETTE",
     "aggregation",
     "blocks",
+    "calibration",
     "companding",
     "core",
     "delta",

@@ -41,6 +41,7 @@ class Digits(Task):
     architecture: Literal["mlp", "residual_mlp", "convnet", "vit"] = knob("mlp", doc="Model.")
     hidden: tuple[int, ...] = knob((128, 128), 1, 16384, doc="Hidden sizes of the MLPs.")
     transformer: tuple[int, ...] = knob((2, 64, 4), 1, 4096, doc="Blocks, width and heads of the ViT.")
+    widths: tuple[int, ...] = knob((), 1, 16384, doc="Channels of the ConvNet's blocks; empty: 16 and 32.")
     norm: Literal["none", "batch", "batch_last"] = knob(
         "none", doc="Batch norm in the blocks of MLPs and ConvNet; batch_last: after the activation (MLPs)."
     )
@@ -118,4 +119,13 @@ class Digits(Task):
 
     def model(self, seed: int) -> nn.Module:
         """Return the model chosen by `architecture`: (samples, 1, 8, 8) -> (samples, 10)."""
-        return image_model(self.architecture, 8, 10, seed, self.hidden, norm=self.norm, transformer=self.transformer)
+        return image_model(
+            self.architecture,
+            8,
+            10,
+            seed,
+            self.hidden,
+            norm=self.norm,
+            widths=self.widths,
+            transformer=self.transformer,
+        )

@@ -90,10 +90,11 @@ class QGaLoreAdamW(GaLoreAdamW):
         _adapt_gap(state, leading, group)
         if group["proj_bits"] < 16:
             bits, given = group["proj_bits"], group["group_size"]
+            sides: list[Any] = [left, right]
             left, right = (
                 pack_groups(basis, bits, grouped_by(basis.numel(), given)) if basis is not None else None
-                for basis in (left, right)
-            )  # type: ignore[assignment]
+                for basis in sides
+            )
         super()._keep(state, left, right, group)
 
     def _adam(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
