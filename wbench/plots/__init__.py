@@ -2,6 +2,7 @@
 
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.aggregation import aggregation
+from wbench.plots.ball import ball
 from wbench.plots.companding import companding
 from wbench.plots.core import core
 from wbench.plots.delta import delta
@@ -22,6 +23,6 @@ from wbench.plots.subspace import subspace
 from wbench.plots.utilisation import utilisation
 
 __all__ = [
-    "CONFIG", "PALETTE", "aggregation", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
+    "CONFIG", "PALETTE", "aggregation", "ball", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
     "spectrum", "subspace", "utilisation",
 ]  # fmt: skip
