@@ -17,12 +17,13 @@ from wbench.plots.metrics import metrics
 from wbench.plots.plasticity import plasticity
 from wbench.plots.response import response
 from wbench.plots.rows import rows
+from wbench.plots.sharing import sharing
 from wbench.plots.sheet import sheet
 from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
 from wbench.plots.utilisation import utilisation
 
 __all__ = [
-    "CONFIG", "PALETTE", "aggregation", "ball", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sheet",
+    "CONFIG", "PALETTE", "aggregation", "ball", "companding", "core", "delta", "effective_lr", "equilibrium", "estimator", "histogram", "intervals", "landscape", "lazy_subspace", "merging", "metrics", "plasticity", "rebin", "response", "rows", "sharing", "sheet",
     "spectrum", "subspace", "utilisation",
 ]  # fmt: skip
