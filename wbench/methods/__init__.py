@@ -12,6 +12,10 @@ from wbench.methods.estimator.quantile_aggregation import QuantileAggregation
 from wbench.methods.estimator.quantile_average import QuantileAverage
 from wbench.methods.estimator.shuffled_aggregation import ShuffledAggregation
 from wbench.methods.layer.layernorm import LayerNormOnly
+from wbench.methods.layer.low_rank import LowRank, LowRankTrained
+from wbench.methods.layer.masa import MASA
+from wbench.methods.layer.masa_trained import MASATrained
+from wbench.methods.layer.poincare_resnet import PoincareResNet
 from wbench.methods.objective.fixmatch import FixMatch
 from wbench.methods.objective.shrinkmatch import ShrinkMatch
 from wbench.methods.optimizer.frozen_projection import FrozenProjection
@@ -27,6 +31,11 @@ from wbench.methods.population.scaling_only import ScalingOnly
 from wbench.methods.population.task_arithmetic import TaskArithmetic
 from wbench.methods.population.ties import TIES
 from wbench.methods.population.weight_average import WeightAverage
+from wbench.methods.transform.adaquant import AdaQuant
+from wbench.methods.transform.bitstack import BitStack
+from wbench.methods.transform.distilled import Distilled
+from wbench.methods.transform.minmax import MinMax
+from wbench.methods.transform.rtn import RTN
 
 
 def all() -> dict[str, type[Method]]:
@@ -35,30 +44,40 @@ def all() -> dict[str, type[Method]]:
 
 
 __all__ = [
-    "OFQ",
-    "LSQ",
-    "ShrinkMatch",
-    "FixMatch",
-    "ReSTE",
-    "QGaLore",
-    "LaMDA",
-    "GradNormLoRP",
-    "DoRA",
+    "AdaQuant",
+    "BitStack",
     "Bone",
+    "Distilled",
+    "DoRA",
+    "FixMatch",
     "FrozenProjection",
     "GaLore",
+    "GradNormLoRP",
+    "LaMDA",
     "LayerNormOnly",
     "LoRA",
+    "LowRank",
+    "LowRankTrained",
+    "LSQ",
+    "MASA",
+    "MASATrained",
+    "MinMax",
     "NaP",
+    "OFQ",
     "OPCM",
-    "ScalingOnly",
-    "TIES",
-    "TaskArithmetic",
-    "WeightAverage",
     "PiSSA",
+    "PoincareResNet",
+    "QGaLore",
     "QuantileAggregation",
     "QuantileAverage",
+    "ReSTE",
+    "RTN",
+    "ScalingOnly",
+    "ShrinkMatch",
     "ShuffledAggregation",
+    "TaskArithmetic",
+    "TIES",
+    "WeightAverage",
     "WeightCompander",
     "all",
     "get",

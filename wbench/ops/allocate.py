@@ -64,6 +64,30 @@ def proportional(energies: Mapping[str, float], mean_rank: int, limits: Mapping[
     return _within(ranks, sorted(ranks, key=lambda name: -ranks[name]), budget)
 
 
+def greedy(spectra: Mapping[str, Tensor], costs: Mapping[str, int], budget: int) -> dict[str, int]:
+    """Give ranks one at a time to the matrix with the largest squared singular value not yet kept, per number that it costs.
+
+    Args:
+        spectra: Name to singular values, descending.
+        costs: Name to the numbers that one rank takes.
+        budget: Numbers in all; a matrix whose next rank no longer fits is passed over.
+
+    Returns:
+        Name to rank, from 0.
+    """
+    gains = [
+        (float(value) ** 2 / costs[name], -place, name)
+        for name, values in spectra.items()
+        for place, value in enumerate(values)
+    ]
+    ranks, left = dict.fromkeys(spectra, 0), budget
+    for _, place, name in sorted(gains, reverse=True):
+        if costs[name] <= left and ranks[name] == -place:
+            ranks[name] += 1
+            left -= costs[name]
+    return ranks
+
+
 def _within(ranks: dict[str, int], order: list[str], budget: int) -> dict[str, int]:
     if budget < len(ranks):
         raise FitError(f"a budget of {budget} in all cannot give each of {len(ranks)} layers a rank of 1")

@@ -2,6 +2,7 @@
 
 from wbench.plots._style import CONFIG, PALETTE
 from wbench.plots.aggregation import aggregation
+from wbench.plots.ball import ball
 from wbench.plots.blocks import blocks
 from wbench.plots.calibration import calibration
 from wbench.plots.companding import companding
@@ -18,6 +19,7 @@ from wbench.plots.metrics import metrics
 from wbench.plots.plasticity import plasticity
 from wbench.plots.response import response
 from wbench.plots.rows import rows
+from wbench.plots.sharing import sharing
 from wbench.plots.sheet import sheet
 from wbench.plots.spectrum import spectrum
 from wbench.plots.subspace import subspace
@@ -28,6 +30,7 @@ __all__ = [
     "CONFIG",
     "PALETTE",
     "aggregation",
+    "ball",
     "blocks",
     "calibration",
     "companding",
@@ -46,6 +49,7 @@ __all__ = [
     "rebin",
     "response",
     "rows",
+    "sharing",
     "sheet",
     "spectrum",
     "subspace",

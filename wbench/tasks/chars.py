@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wbench.datasets import load_text
+from wbench.errors import KnobError
 from wbench.knobs import knob
 from wbench.models import GPT, NGram
 from wbench.recipe import Recipe
@@ -59,6 +60,9 @@ class Chars(Task):
     text: Literal["shakespeare", "austen"] = knob("shakespeare", doc="Which text.")
     architecture: Literal["gpt", "ngram"] = knob("gpt", doc="Model; ngram: an MLP over the last eight characters.")
     size: Literal["tiny", "small", "large"] = knob("small", doc="Size of the GPT; large is meant for a GPU.")
+    shape: tuple[int, ...] = knob(
+        (), 1, 16384, doc="Depth, width, heads and feed-forward ratio of the GPT, in place of those of `size`."
+    )
     context: int = knob(64, 8, 1024, scale="log", unit="characters", doc="Characters the model sees.")
     tie: bool = knob(False, doc="Share the head's weight with the embedding.")
 
@@ -73,13 +77,21 @@ class Chars(Task):
         )
 
     def model(self, seed: int) -> nn.Module:
-        """Return the model chosen by `architecture` and, of a GPT, `size`: (samples, length) -> (samples, length, 96)."""
-        depth, width, heads = SIZES[self.size]
+        """Return the model chosen by `architecture` and, of a GPT, `size`: (samples, length) -> (samples, length, 96).
+
+        Raises:
+            KnobError: If `shape` is not four numbers.
+        """
+        if len(self.shape) not in {0, 4}:
+            raise KnobError(
+                f"chars: shape={self.shape} is not allowed; allowed: depth, width, heads and feed-forward ratio, e.g. (6, 48, 4, 2)"
+            )
+        depth, width, heads, ratio = self.shape or (*SIZES[self.size], 4)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.architecture == "ngram":
                 return NGram(len(ALPHABET))
-            return GPT(len(ALPHABET), self.context, depth, width, heads, tie=self.tie)
+            return GPT(len(ALPHABET), self.context, depth, width, heads, ratio, tie=self.tie)
 
     def metrics(
         self, model: nn.Module, split: Split, infer: Infer, items: dict[str, Tensor] | None = None
