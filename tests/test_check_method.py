@@ -8,12 +8,11 @@ from torch import nn
 
 import wbench as wb
 from wbench.method import Objective, Parametrization
-from wbench.models import MLP
+from wbench.models import MLP, ViT
 from wbench.splits import TensorSplit
 from wbench.testing import ContractError, check_method, small_batch
 
 SMALL = {
-    "q_galore": {"group_size": 16},
     "fixmatch": {"mu": 1},
     "shrinkmatch": {"mu": 1},
 }  # settings that fit 16-32-32-8
@@ -29,7 +28,23 @@ def pairs():
     return {"unlabelled": TensorSplit(inputs, inputs + 0.1)}
 
 
-SUBJECT = {"fixmatch": {"model": net, "splits": pairs()}, "shrinkmatch": {"model": net, "splits": pairs()}}
+def transformer():
+    torch.manual_seed(0)
+    return ViT(1, 8, 8, patch_size=2, depth=2, width=16, heads=2)
+
+
+def pictures():
+    images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return images, torch.arange(32) % 8
+
+
+WITH_VIEWS = {"model": net, "splits": pairs()}
+WITH_ATTENTION = {"model": transformer, "batch": pictures()}
+SUBJECT = {
+    "fixmatch": WITH_VIEWS, "shrinkmatch": WITH_VIEWS, "masa": WITH_ATTENTION, "masa_trained": WITH_ATTENTION,
+    "low_rank": WITH_ATTENTION, "low_rank_trained": WITH_ATTENTION,
+    "poincare_resnet": {"task": wb.Task.from_arrays(*pictures(), model=lambda: MLP((64, 8)), test=pictures())},
+}  # fmt: skip
 LAST = {"population": ["in_dtypes", "refusals"], "estimator": ["estimator", "parameters"]}
 
 

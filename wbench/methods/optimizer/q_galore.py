@@ -90,11 +90,10 @@ class QGaLoreAdamW(GaLoreAdamW):
         _adapt_gap(state, leading, group)
         if group["proj_bits"] < 16:
             bits, given = group["proj_bits"], group["group_size"]
-            sides: list[Any] = [left, right]
-            left, right = (
-                pack_groups(basis, bits, grouped_by(basis.numel(), given)) if basis is not None else None
-                for basis in sides
-            )
+            held: list[Any] = [left, right]
+            sizes = [grouped_by(basis.numel(), given) if basis is not None else 0 for basis in held]
+            packed: list[Any] = [pack_groups(x, bits, size) if size else x for x, size in zip(held, sizes, strict=True)]
+            left, right = packed
         super()._keep(state, left, right, group)
 
     def _adam(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
