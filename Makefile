@@ -31,6 +31,13 @@ $(VENV)/.peers: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,peers]"
 	@touch $@
 
+# fusion-bench imports its OPCM with transformers 4 only, which no other peer takes: an environment of its own
+FUSION := $(VENV)/fusion
+$(VENV)/.fusion: $(INPUTS)
+	$(PYTHON) -m venv $(FUSION)
+	$(FUSION)/bin/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^torch==' constraints.txt)" -e ".[test]" fusion-bench==0.2.33 transformers==4.57.6
+	@touch $@
+
 setup: $(VENV)/.base  ## make the environment
 
 report: $(VENV)/.base  ## the main job: four methods, their claims and controls, one interactive HTML file in out/
@@ -49,8 +56,9 @@ check: $(VENV)/.test  ## style, docstrings, types, import arrows, the README's t
 lab: $(VENV)/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-peers: $(VENV)/.peers  ## install the peer packages and compare with them
+peers: $(VENV)/.peers $(VENV)/.fusion  ## install the peer packages and compare with them
 	$(BIN)/python -m pytest -m peer -rs
+	$(FUSION)/bin/python -m pytest -m peer -rs tests/methods/test_opcm.py
 
 clean:  ## remove the environment, reports and recorded runs
 	rm -rf $(VENV) $(OUT) .wbench

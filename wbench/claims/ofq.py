@@ -1,7 +1,7 @@
 """OFQ: does annealing by distance to the thresholds end oscillation, at no loss of accuracy?
 
 The card's prototype (one seed): share of weights that oscillate twice or more in the last 100 steps 0.0173 without annealing, 0 with;
-accuracies 0.952 and 0.970, float 0.962. That learned scales oscillate more came out the other way round there; it is reported.
+accuracies 0.952 and 0.970, float 0.962, with twice the steps that fit here. That learned scales oscillate more came out the other way round there; it is reported.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def _phases(steps: int, last: int) -> tuple[Phase, ...]:
     return (Phase(steps=steps), Phase(steps=last, carry=False, lr=5e-4, schedule="constant"))
 
 
-_RECIPE = Recipe(optimizer="adamw", lr=2e-3, schedule="cosine", batch_size=64, phases=_phases(400, _LAST))
-_FLOAT: dict[str, Any] = {"lr": 3e-3, "schedule": "constant", "phases": (Phase(steps=400),)}
-_CONSTANT: dict[str, Any] = {"schedule": "constant", "phases": (Phase(steps=300),)}
+_RECIPE = Recipe(optimizer="adamw", lr=2e-3, schedule="cosine", batch_size=64, phases=_phases(200, _LAST))
+_FLOAT: dict[str, Any] = {"lr": 3e-3, "schedule": "constant", "phases": (Phase(steps=250),)}
+_CONSTANT: dict[str, Any] = {"schedule": "constant", "phases": (Phase(steps=150),)}
 _SMOKE: dict[str, Any] = {"phases": (Phase(steps=12),)}
 
 
@@ -79,8 +79,6 @@ claim = Claim(
         "float": Arm(recipe=_FLOAT, at_smoke=_SMOKE, probes=()),
         "ofq": _arm(OFQ(cga_steps=_LAST)),
         "no_annealing": _arm(OFQ(cga_steps=0)),
-        "wide_boundary": _arm(OFQ(cga_steps=_LAST, boundary_range=0.05)),
-        "statsq": _arm(OFQ(cga_steps=0, qkr=False)),
         "lsq": _arm(OFQ(cga_steps=0, qkr=False, weight_quant="lsq")),
         "statsq_constant": _arm(OFQ(cga_steps=0, qkr=False), recipe=_CONSTANT, at_smoke=_SMOKE),
         "lsq_constant": _arm(OFQ(cga_steps=0, qkr=False, weight_quant="lsq"), recipe=_CONSTANT, at_smoke=_SMOKE),
@@ -94,8 +92,7 @@ claim = Claim(
         Check("validation accuracy over the last phase", ("ofq",), "mean", -0.01, "last_phase", "(share)"),
         Check("accuracy against LSQ", ("ofq", "lsq"), "noninferiority", -0.005, "accuracy", "(share)"),
         Check("accuracy against float weights", ("ofq", "float"), "noninferiority", -0.04, "accuracy", "(share)"),
-        Check("StatsQ against LSQ right after conversion", ("statsq", "lsq"), "difference", 0.0, "converted", "(share)", gate=False),
-        Check("a boundary range of 0.05: weights that oscillate", ("wide_boundary", "no_annealing"), "ratio", 0.25, "oscillating", "of theirs", gate=False, direction="<="),
+        Check("StatsQ against LSQ right after conversion", ("statsq_constant", "lsq_constant"), "difference", 0.0, "converted", "(share)", gate=False),
         Check("at a constant rate learned scales oscillate more", ("lsq_constant", "statsq_constant"), "difference", 0.0, "oscillating", "(share)", gate=False),
     ),
     measure=measure,
