@@ -1,9 +1,8 @@
-"""MASA: at equal size, do shared atoms with a weighted rest of a trained model beat low rank of each layer alone?
+"""MASA: does attention trained with a third of its matrices, mixed by layer, match the dense model and beat rigid sharing?
 
-The card's second check, of a trained model, is the one that decides here: one dense model a seed, then transforms that take seconds.
-Its first, training five arms for 500 steps each, takes several minutes and cannot be shortened, as nothing separates at 200 steps.
-Pilot seeds 100 and 101 gave a loss 0.038 above whitened low rank's, and 55 % of the stack's energy in the first half of its spectrum
-(one half: nothing in common), which is what the card expects of small models whose layers start independently.
+A prototype had validation losses at 500 steps, on another text and one seed, of 2.062 (MASA), 2.075 (dense) and 2.115 (repeated
+matrices), and nothing separated at 200 steps, so the run is not shortened: five arms take longer than a minute. Thresholds are the
+prototype's.
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
-from wbench.methods.layer.low_rank import LowRankTrained
-from wbench.methods.layer.masa_trained import MASATrained
+from wbench.methods.layer.low_rank import LowRank
+from wbench.methods.layer.masa import MASA
 from wbench.recipe import Recipe
 from wbench.study import Arm
 from wbench.tasks import Chars
@@ -27,13 +24,11 @@ if TYPE_CHECKING:
 _RECIPE = Recipe(
     optimizer="adamw", lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, clip=1.0, schedule="cosine", warmup=50, batch_size=16, steps=500
 )  # fmt: skip
-_ATTENTION = "blocks.*.attn.*"
-_ALONE = LowRankTrained(layers=_ATTENTION, rank=19)
-_SHARED = MASATrained(groups=1, keep=19 * (48 + 48) / 48**2)  # 79 %, what rank 19 takes
+_MASA = MASA(n_atoms=2)
 
 
 def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
-    """Return the test metrics, the numbers that the attention's matrices take over those of the dense model, and its spectrum.
+    """Return the test metrics, and the numbers of the attention's matrices over those of the dense model.
 
     Args:
         arm: The arm's name.
@@ -41,58 +36,44 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
         runs: The runs of the seed.
 
     Returns:
-        Metric to value: `excess` is the test loss over the dense model's; `common` the share of the squared singular values of the
-        dense model's stacked queries that the first half of them holds (0.5: nothing in common).
+        Metric to value.
     """
-    metrics = dict(final_metrics(arm, run, runs))
-    dense = runs["base"]
     size, whole = (
         sum(
             value.numel()
             for name, value in one.tensors().items()
             if (".attn." in name or name.startswith("masa.")) and value.ndim > 1
         )
-        for one in (run, dense)
+        for one in (run, runs["dense"])
     )
-    stack = torch.stack([
-        value.double().flatten() for name, value in dense.tensors().items() if name.endswith("attn.q.weight")
-    ])
-    values = torch.linalg.svdvals(stack).square()
-    common = float(values[: len(values) // 2].sum() / values.sum())
-    return {**metrics, "kept": size / whole, "excess": run.final("loss") - dense.final("loss"), "common": common}
-
-
-def _arm(method: MASATrained | LowRankTrained) -> Arm:
-    return Arm((method,), start="base", recipe={"steps": 0, "warmup": 0}, probes=())
+    return {**final_metrics(arm, run, runs), "kept": size / whole}
 
 
 claim = Claim(
     id="masa",
-    statement="Attention matrices of a trained model, written as mixtures of atoms shared across layers with a weighted low-rank rest, "
-    "lose less than matrices cut layer by layer to the same size.",
-    paper_result="arXiv:2508.04581: Llama-3.1-8B at 20 % attention compression, mean accuracy 70.09 against 68.41 of SVD-LLM (70.93 "
-    "uncompressed); Llama-3.2-1B 55.34 against 53.11 (57.61).",
+    statement="Attention matrices mixed from a third as many shared atoms, trained from scratch, match the dense model and beat low rank and "
+    "rigid sharing of the same size.",
+    paper_result="arXiv:2508.04581, 110M parameters, WikiText perplexity at 66.7 % fewer attention parameters: MASA 72.82, dense 76.11, low "
+    "rank 83.25, sequential sharing 80.35, repeated 78.97.",
     task=Chars(shape=(6, 48, 4, 2)),
     recipes={"smoke": _RECIPE.replace(steps=12, warmup=3), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=20_000, warmup=2000)},
     arms={
-        "base": Arm(probes=()),
-        "masa": _arm(_SHARED),
-        "atoms_alone": _arm(_SHARED.replace(residual_rank=0.0)),
-        "whitened": _arm(_ALONE),
-        "svd": _arm(_ALONE.replace(whiten=False)),
+        "dense": Arm(probes=()),
+        "masa": Arm((_MASA,), probes=()),
+        "repeat": Arm((_MASA.replace(coef="repeat"),), probes=()),
+        "sequential": Arm((_MASA.replace(coef="sequential"),), probes=()),
+        "low_rank": Arm((LowRank(layers="blocks.*.attn.*", rank=8),), probes=()),
     },
     method="masa",
-    control="svd",
+    control="repeat",
     checks=(
-        Check("test loss over that of whitened low rank", ("masa", "whitened"), "difference", 0.0, "loss", "nats", direction="<="),
-        Check("numbers kept of the attention's", ("masa", "whitened"), "ratio", 1.0, "kept", "of low rank's", direction="<="),
-        Check("test loss over the dense model's", ("masa",), "mean", 0.05, "excess", "nats", gate=False, direction="<="),
-        Check("test loss over that of plain low rank", ("masa", "svd"), "difference", 0.0, "loss", "nats", gate=False, direction="<="),
-        Check("what the rest gives: loss over atoms alone", ("masa", "atoms_alone"), "difference", 0.0, "loss", "nats", gate=False, direction="<="),
-        Check("energy in the first half of the stack's spectrum", ("base",), "mean", 0.75, "common", "of all", gate=False),
+        Check("test loss over the dense model's", ("masa", "dense"), "difference", 0.05, "loss", "nats", direction="<="),
+        Check("test loss over equally small models'", ("masa", "low_rank", "repeat", "sequential"), "difference", -0.01, "loss", "nats", direction="<="),
+        Check("numbers kept of the attention's", ("masa",), "mean", 0.34, "kept", "of all", direction="<="),
+        Check("repeated matrices over the dense model", ("repeat", "dense"), "difference", 0.05, "loss", "nats", gate=False, direction="<="),
     ),
     measure=measure,
-    reads="Small models whose layers start independently share little: where the last row is near one half, the atoms have nothing to work "
-    "with, and the outcome says that such a model is not what the method is for. Atoms alone use fewer numbers, as their count is whole. "
-    "Training with shared atoms from the start, the paper's main claim, takes five arms of full runs and is not part of this check.",
+    reads="Where the first check holds and the second does not, parity is shown and superiority is not decided at this scale: a model of six "
+    "layers of width 48 leaves most of its parameters outside the attention, and margins are hundredths of a nat. The control ties each "
+    "layer to one matrix: the same sizes without mixing.",
 )  # fmt: skip

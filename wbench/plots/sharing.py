@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbench.plots._style import SIGNED, axes_of, empty, layout, log_axis, panels, require, style_of
+from wbench.plots._style import SIGNED, axes_of, empty, layout, panels, require, style_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,5 +57,5 @@ def sharing(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(go.Scatter(**line, name=str(name), **axes_of(len(names))))
     layout(figure, height=120 + 260 * rows)
     figure.update_xaxes(title_text="place", row=row, col=col)
-    figure.update_yaxes(title_text="over the first", **log_axis(spectra["value"]), row=row, col=col)
+    figure.update_yaxes(title_text="over the first", range=[0, 1.05], row=row, col=col)
     return figure
