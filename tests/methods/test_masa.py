@@ -7,10 +7,11 @@ from torch import nn
 import wbench as wb
 from wbench.errors import FitError, KnobError
 from wbench.method import Context
-from wbench.methods.layer.low_rank import LowRank, LowRankTrained
+from wbench.methods.layer.low_rank import LowRank
 from wbench.methods.layer.masa import MASA, one_hot
-from wbench.methods.layer.masa_trained import MASATrained, cut
 from wbench.methods.layer.shared_linear import Dictionary, SharedLinear
+from wbench.methods.transform.low_rank_trained import LowRankTrained
+from wbench.methods.transform.masa_trained import MASATrained, cut
 from wbench.models import GPT, ViT
 from wbench.ops.allocate import greedy
 from wbench.ops.sharing import matrix_pca, whitened_svd, whitening

@@ -14,8 +14,8 @@ import torch
 
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
-from wbench.methods.layer.low_rank import LowRankTrained
-from wbench.methods.layer.masa_trained import MASATrained
+from wbench.methods.transform.low_rank_trained import LowRankTrained
+from wbench.methods.transform.masa_trained import MASATrained
 from wbench.recipe import Recipe
 from wbench.study import Arm
 from wbench.tasks import Chars

@@ -12,9 +12,8 @@ from wbench.methods.estimator.quantile_aggregation import QuantileAggregation
 from wbench.methods.estimator.quantile_average import QuantileAverage
 from wbench.methods.estimator.shuffled_aggregation import ShuffledAggregation
 from wbench.methods.layer.layernorm import LayerNormOnly
-from wbench.methods.layer.low_rank import LowRank, LowRankTrained
+from wbench.methods.layer.low_rank import LowRank
 from wbench.methods.layer.masa import MASA
-from wbench.methods.layer.masa_trained import MASATrained
 from wbench.methods.layer.poincare_resnet import PoincareResNet
 from wbench.methods.objective.fixmatch import FixMatch
 from wbench.methods.objective.shrinkmatch import ShrinkMatch
@@ -34,6 +33,8 @@ from wbench.methods.population.weight_average import WeightAverage
 from wbench.methods.transform.adaquant import AdaQuant
 from wbench.methods.transform.bitstack import BitStack
 from wbench.methods.transform.distilled import Distilled
+from wbench.methods.transform.low_rank_trained import LowRankTrained
+from wbench.methods.transform.masa_trained import MASATrained
 from wbench.methods.transform.minmax import MinMax
 from wbench.methods.transform.rtn import RTN
 
