@@ -13,6 +13,7 @@ from wbench.splits import TensorSplit
 from wbench.testing import ContractError, check_method, small_batch
 
 SMALL = {
+    "poincare_resnet": {"depth": 8, "channels": (2, 3, 4)},
     "fixmatch": {"mu": 1},
     "shrinkmatch": {"mu": 1},
 }  # settings that fit 16-32-32-8

@@ -18,7 +18,7 @@ from wbench.datasets import load_digits, load_text
 from wbench.errors import KnobError, UnknownNameError
 from wbench.splits import WindowSplit, tensors_checksum
 from wbench.task import Task
-from wbench.tasks import Chars, DigitDomains, Digits, DigitStreams, Fashion, LinearTeacher, Mnist
+from wbench.tasks import Chars, DigitDomains, Digits, DigitStreams, Fashion, LinearTeacher, Mnist, find_task, task_text
 from wbench.tasks.chars import ALPHABET, encode
 
 VARIANTS: dict[str, Task] = {
@@ -242,3 +242,15 @@ def test_the_loss_of_chars_is_the_mean_over_characters() -> None:
     expected = -table.double().log_softmax(-1)[tokens[:160], tokens[1:161]].mean()
     found = task.metrics(nn.Identity(), split, lambda batch: table[batch[0]])["loss"]
     assert found == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_tasks_name_may_carry_options_and_comes_back_as_text():
+    task = find_task("digits labels_per_class=2 norm=batch hidden=128,64")
+    assert task == Digits(labels_per_class=2, norm="batch", hidden=(128, 64))
+    text = task_text(task)
+    assert text == "digits hidden=128,64 norm=batch labels_per_class=2" and find_task(text) == task
+    assert task_text(Digits()) == "digits"
+    with pytest.raises(KnobError, match="'batch' is not allowed"):
+        find_task("digits batch")
+    with pytest.raises(KnobError, match="no_such"):
+        find_task("digits no_such=1")
