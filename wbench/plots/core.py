@@ -50,7 +50,7 @@ def core(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
         colours = [style_of(0)["color"] if is_frozen else style_of(1)["color"] for is_frozen in closed]
         return [
             go.Heatmap(
-                z=table.to_numpy("float32"), x=table.columns.to_numpy(), y=table.index.to_numpy(), zmin=-reach, zmax=reach,
+                z=table.to_numpy().round(6).tolist(), x=table.columns.to_numpy(), y=table.index.to_numpy(), zmin=-reach, zmax=reach,
                 colorscale=SIGNED, xaxis="x", yaxis="y", colorbar={"x": 0.39, "len": 1.0, "thickness": 14, "title": {"text": "value"}},
                 hovertemplate="row %{y}, column %{x}: %{z:.3g}<extra></extra>",
             ),

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PANELS = {
-    "cosine": "similarity of the leading direction with the one before",
+    "cosine": "leading direction: similarity to before",
     "gap": "steps between refreshes",
     "refreshes": "refreshes so far (one SVD each)",
-    "changed": "share of weights whose level changed in a step",
+    "changed": "weights that change level in a step",
 }
 
 

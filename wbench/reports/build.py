@@ -116,12 +116,14 @@ def usual_task(methods: Sequence[type[Method]]) -> str:
         methods: Their classes.
 
     Returns:
-        The claim's task of the first that needs data or a model of its kind (an architecture, a loss on further data, models to
-        merge, an estimator), else `mnist`.
+        The claim's task of the first that needs data or a model of its kind (an architecture, a loss on further data, a trained
+        model of some form, models to merge, an estimator), else `mnist`.
     """
     from wbench import claims
 
-    particular = [cls.id for cls in methods if cls.stage in {"layer", "objective", "population", "estimator"}]
+    particular = [
+        cls.id for cls in methods if cls.stage in {"layer", "objective", "transform", "population", "estimator"}
+    ]
     known = claims.all() if particular else {}
     return next((task_text(known[name].task) for name in particular if name in known), "mnist")
 
