@@ -72,10 +72,11 @@ def equilibrium(frame: pd.DataFrame) -> go.Figure:
     rows = frame[frame["table"] == "metrics"] if len(frame.columns) else frame
     if rows.empty:
         return empty("equilibrium")
-    late = rows[rows["step"] >= 0.9 * rows["step"].max()]
-    means = (
-        late[late["name"].isin(["estimating_error", "instability"])].groupby(["arm", "name"])["value"].mean().unstack()
-    )
+    logged = rows[rows["name"].isin(["estimating_error", "instability"])]
+    if logged.empty:
+        return empty("equilibrium")
+    late = logged[logged["step"] >= 0.9 * logged["step"].max()]
+    means = late.groupby(["arm", "name"])["value"].mean().unstack()
     accuracy = rows[(rows["name"] == "accuracy") & (rows["split"] == "test")].groupby("arm")["value"].mean()
     order = [arm for arm in dict.fromkeys(rows["arm"]) if arm in means.index]
     means = means.loc[order].dropna()
