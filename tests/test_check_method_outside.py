@@ -119,7 +119,7 @@ class Centroid(Tiny, EstimatorMethod):
     id: ClassVar[str] = "centroid"
     shrink_threshold: float = wb.knob(0.1, 0.0, 10.0, slider=(0.0, 1.0), doc="How far centroids are shrunk.")
 
-    def estimator(self):
+    def estimator(self, ctx=None):
         return NearestCentroid(shrink_threshold=self.shrink_threshold)
 
 

@@ -219,7 +219,7 @@ class Guess(EstimatorMethod):
 
     id: ClassVar[str] = "guess"
 
-    def estimator(self):
+    def estimator(self, ctx=None):
         return DummyClassifier()
 
 

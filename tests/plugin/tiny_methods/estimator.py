@@ -29,6 +29,6 @@ class ShrunkenCentroids(EstimatorMethod):
         0.2, 0.0, 100.0, slider=(0.0, 2.0), doc="How far centroids are pulled, in deviations."
     )
 
-    def estimator(self) -> BaseEstimator:
+    def estimator(self, ctx: Any = None) -> BaseEstimator:
         """Return the classifier."""
         return NearestCentroid(shrink_threshold=self.shrink_threshold)
