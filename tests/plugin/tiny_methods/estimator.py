@@ -7,7 +7,7 @@ from typing import ClassVar
 from sklearn.base import BaseEstimator
 from sklearn.neighbors import NearestCentroid
 
-from wbench.method import EstimatorMethod, Paper, knob
+from wbench.method import Context, EstimatorMethod, Paper, knob
 
 
 class ShrunkenCentroids(EstimatorMethod):
@@ -29,6 +29,6 @@ class ShrunkenCentroids(EstimatorMethod):
         0.2, 0.0, 100.0, slider=(0.0, 2.0), doc="How far centroids are pulled, in deviations."
     )
 
-    def estimator(self, ctx: Any = None) -> BaseEstimator:
+    def estimator(self, ctx: Context | None = None) -> BaseEstimator:
         """Return the classifier."""
         return NearestCentroid(shrink_threshold=self.shrink_threshold)
