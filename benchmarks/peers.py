@@ -224,6 +224,7 @@ def bat(rounds: int, steps: int) -> dict[str, Any]:
 def poincare(rounds: int, steps: int) -> dict[str, Any]:
     """The Poincare fully connected layer against hypll's: forward and backward of the same points and weights."""
     from hypll.manifolds.poincare_ball.math.linalg import poincare_fully_connected as peer
+
     from wbench.ops.poincare import fully_connected
 
     c, width = torch.tensor(0.1), 64
