@@ -51,15 +51,31 @@ class Recipe(Knobs):
     weight_decay: float = knob(
         0.0, 0.0, 10.0, scale="log0", slider=(1e-6, 1.0), doc="Weight decay; L2 for sgd and adam."
     )
-    clip: float | None = knob(None, 0.0, 1e9, slider=(0.01, 10), doc="Largest global gradient norm; none: no clipping.")
+    clip: float | None = knob(
+        None, 0.0, 1e9, scale="log", slider=(0.01, 10), doc="Largest global gradient norm; none: no clipping."
+    )
     steps: int = knob(
-        100, 0, 10_000_000, scale="log0", slider=(1, 10_000_000), unit="steps",
+        100, 0, 10_000_000, scale="log0", slider=(1, 10_000), unit="steps",
         doc="Optimizer steps, when `phases` is empty; 0: no training, for methods that act on a trained model.",
     )  # fmt: skip
     batch_size: int = knob(
-        64, 1, 1_000_000, scale="log", unit="samples", doc="Samples per step; more than there are: all."
+        64,
+        1,
+        1_000_000,
+        scale="log",
+        slider=(1, 1024),
+        unit="samples",
+        doc="Samples per step; more than there are: all.",
     )
-    eval_every: int | None = knob(None, 1, 10_000_000, unit="steps", doc="Steps between evaluations; none: 10 per run.")
+    eval_every: int | None = knob(
+        None,
+        1,
+        10_000_000,
+        scale="log",
+        slider=(1, 1000),
+        unit="steps",
+        doc="Steps between evaluations; none: 10 per run.",
+    )
     phases: tuple[Phase, ...] = knob((), doc="Stretches of training one after another; empty: one of `steps` steps.")
 
     @property

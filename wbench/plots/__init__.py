@@ -14,14 +14,18 @@ from wbench.plots.histogram import histogram, rebin
 from wbench.plots.intervals import intervals
 from wbench.plots.landscape import landscape
 from wbench.plots.lazy_subspace import lazy_subspace
+from wbench.plots.memory import memory
 from wbench.plots.merging import merging
 from wbench.plots.metrics import metrics
+from wbench.plots.parallel import parallel
 from wbench.plots.plasticity import plasticity
 from wbench.plots.response import response
+from wbench.plots.ridge import ridge
 from wbench.plots.rows import rows
 from wbench.plots.sharing import sharing
 from wbench.plots.sheet import sheet
 from wbench.plots.spectrum import spectrum
+from wbench.plots.spectrum_steps import spectrum_steps
 from wbench.plots.subspace import subspace
 from wbench.plots.thresholds import thresholds
 from wbench.plots.utilisation import utilisation
@@ -43,15 +47,19 @@ __all__ = [
     "intervals",
     "landscape",
     "lazy_subspace",
+    "memory",
     "merging",
     "metrics",
+    "parallel",
     "plasticity",
     "rebin",
     "response",
+    "ridge",
     "rows",
     "sharing",
     "sheet",
     "spectrum",
+    "spectrum_steps",
     "subspace",
     "thresholds",
     "utilisation",

@@ -31,6 +31,9 @@ MAX_POINTS = 1000
 MAX_PANELS = 6
 TITLE = {1: 100, 2: 42, 3: 26}  # characters that fit over a panel, by panels side by side
 GRID, INK, GREY = "#E5E5E5", "#222222", "#666666"
+AXIS = {
+    "gridcolor": GRID, "zeroline": False, "linecolor": "#888888", "ticks": "outside", "tickcolor": "#888888", "automargin": True,
+}  # fmt: skip
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 
 
@@ -81,18 +84,29 @@ def layout(figure: go.Figure, *, height: int = 420, title: str = "", legend: boo
     Returns:
         The figure.
     """
-    figure.update_layout(
-        template="none", height=height, autosize=True, showlegend=legend, paper_bgcolor="white", plot_bgcolor="white",
-        font={"family": FONT, "size": 13, "color": INK}, hoverlabel={"namelength": -1},
-        margin={"l": 75, "r": 30, "t": 75 if title else 45, "b": 60},
-        legend={"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"},
-    )  # fmt: skip
-    if title:
-        figure.update_layout(title={"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}})
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#888888", "ticks": "outside", "tickcolor": "#888888"}
-    figure.update_xaxes(**axis, automargin=True)
-    figure.update_yaxes(**axis, automargin=True, title_standoff=8)
+    figure.update_layout(look(height, title, legend))
+    figure.update_xaxes(**AXIS)
+    figure.update_yaxes(**AXIS, title_standoff=8)
     return figure
+
+
+def look(height: int, title: str, legend: bool) -> dict[str, Any]:
+    """Return the layout that all figures have, less the axes.
+
+    Args:
+        height: Pixels.
+        title: Shown above.
+        legend: Whether it has one.
+    """
+    found: dict[str, Any] = {
+        "template": "none", "height": height, "autosize": True, "showlegend": legend, "paper_bgcolor": "white",
+        "plot_bgcolor": "white", "font": {"family": FONT, "size": 13, "color": INK}, "hoverlabel": {"namelength": -1},
+        "margin": {"l": 75, "r": 30, "t": 75 if title else 45, "b": 60},
+        "legend": {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"},
+    }  # fmt: skip
+    if title:
+        found["title"] = {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 14}}
+    return found
 
 
 def style_of(index: int) -> dict[str, Any]:
@@ -172,7 +186,7 @@ def layers_of(frame: pd.DataFrame, layer: str | None) -> list[str]:
     Raises:
         DataError: If the named layer is not in the table.
     """
-    names = list(dict.fromkeys(frame["layer"]))
+    names = frame["layer"].unique().tolist()
     if layer is not None:
         if layer not in names:
             raise DataError(f"layer='{layer}' is not in the table.{closest(layer, map(str, names))}")
@@ -215,7 +229,7 @@ def runs_of(frame: pd.DataFrame) -> dict[str, int]:
     """
     if "run" not in frame.columns:
         return {"": 0}
-    names = list(dict.fromkeys(frame["run"].astype(str)))
+    names = frame["run"].astype(str).unique().tolist()
     known = [str(name) for name in frame["run"].cat.categories] if frame["run"].dtype == "category" else names
     return {name: known.index(name) for name in names}
 
@@ -243,21 +257,44 @@ def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[
     """
     from plotly.subplots import make_subplots
 
-    width = min(columns, len(titles))
-    rows = -(-len(titles) // width)
-    space = {
-        "horizontal_spacing": 0.27 / width if width > 1 else 0.1,
-        "vertical_spacing": 0.36 / rows if rows > 1 else 0.1,
-    }
-    named = [text(_tail(str(title), TITLE[width])) for title in titles]
+    width, rows = shape_of(len(titles), columns)
+    across, down = spaces(width, rows)
+    space = {"horizontal_spacing": across, "vertical_spacing": down}
+    named = [text(tail(str(title), TITLE[width])) for title in titles]
     figure = make_subplots(rows=rows, cols=width, subplot_titles=named, **{**space, **options})
     for note, title in zip(figure.layout.annotations, titles, strict=False):
         note.update(font_size=13, hovertext=text(title))
     return figure, [(index // width + 1, index % width + 1) for index in range(len(titles))], rows
 
 
-def _tail(title: str, room: int) -> str:
-    # of a module's path the end tells more than the beginning
+def shape_of(count: int, columns: int) -> tuple[int, int]:
+    """Return panels side by side and rows of panels.
+
+    Args:
+        count: Panels.
+        columns: At most so many side by side.
+    """
+    width = min(columns, count)
+    return width, -(-count // width)
+
+
+def spaces(width: int, rows: int) -> tuple[float, float]:
+    """Return the space between panels side by side and between rows, as shares of the figure.
+
+    Args:
+        width: Panels side by side.
+        rows: Rows of panels.
+    """
+    return 0.27 / width if width > 1 else 0.1, 0.36 / rows if rows > 1 else 0.1
+
+
+def tail(title: str, room: int) -> str:
+    """Return the end of a title that is too long: of a module's path it tells more than the beginning.
+
+    Args:
+        title: The title.
+        room: Characters.
+    """
     return title if len(title) <= room else f"…{title[1 - room :]}"
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wbench.plots._grid import Grid
 from wbench.plots._style import (
     DASHES,
+    axes_of,
     colour_of,
     decimate,
     empty,
     layers_of,
-    layout,
     log_axis,
     marker_of,
     of_run,
     omitted,
-    panels,
     require,
     runs_of,
     text,
@@ -51,25 +51,24 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     rows = {"relative_update": "relative update: |step| / |weight|"}
     if shown["effective_lr"].notna().any():
         rows["effective_lr"] = "effective learning rate, where a norm follows"
-    figure, _, count = panels(list(rows.values()), columns=1)
+    grid, traces = Grid(list(rows.values()), columns=1), []
     for run, number in runs.items():
         for order, name in enumerate(layers):
             part = of_run(shown[shown["layer"] == name], run).sort_values("step")
             colour, dash = (number, order) if len(runs) > 1 else (order, 0)
             line = {"color": colour_of(colour), "dash": DASHES[dash % len(DASHES)], "width": 2}
             label = text(f"{run}: {name}" if run else name)
-            for row, column in enumerate(rows, start=1):
+            for place, column in enumerate(rows):
                 values = part[part[column] > 0]
                 if len(values):
                     x, y = decimate(values["step"].to_numpy(), values[column].to_numpy())
                     trace = go.Scatter(
                         x=x, y=y.astype("float32"), mode="lines+markers", marker={**marker_of(colour), "size": 4}, line=line,
-                        name=label, legendgroup=label, showlegend=row == 1, hovertemplate="step %{x}: %{y:.3g}",
+                        name=label, legendgroup=label, showlegend=place == 0, hovertemplate="step %{x}: %{y:.3g}", **axes_of(place),
                     )  # fmt: skip
-                    figure.add_trace(trace, row=row, col=1)
-    layout(figure, height=110 + 290 * count, title=omitted(frame, layers, layer))
-    figure.update_xaxes(title_text="step", row=count, col=1)
+                    traces.append(trace)
     titles = ("share of |weight|", "effective learning rate")
-    for row, (column, title) in enumerate(zip(rows, titles, strict=False), start=1):
-        figure.update_yaxes(title_text=title, **log_axis(shown[column][shown[column] > 0]), row=row, col=1)
-    return figure
+    for place, (column, title) in enumerate(zip(rows, titles, strict=False)):
+        grid.axis("x", place, "step" if place == len(rows) - 1 else "")
+        grid.axis("y", place, title, **log_axis(shown[column][shown[column] > 0]))
+    return grid.figure(traces, height=110 + 290 * len(rows), title=omitted(frame, layers, layer))

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbench.plots._grid import Grid
 from wbench.plots._steps import at_step, steps_of, with_steps
 from wbench.plots._style import (
     axes_of,
     colour_of,
     empty,
     layers_of,
-    layout,
     of_run,
     omitted,
-    panels,
     require,
     runs_of,
     style_of,
@@ -44,13 +43,14 @@ def rebin(left: np.ndarray, right: np.ndarray, count: np.ndarray, edges: np.ndar
     return np.diff(np.interp(edges, ends, mass))
 
 
-def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) -> go.Figure:
+def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, step: int | None = None) -> go.Figure:
     """Draw the density of weights, layer by layer; runs share bins and axes, a slider scrubs the steps.
 
     Args:
         frame: From `probes.histogram`; `step` and `run` columns are used when there.
         layer: One layer; default: the six largest.
         bins: Bins of the picture, over the range of all its runs and steps.
+        step: Only the state there (the nearest earlier one that was recorded), without a slider; the bins stay those of all steps.
 
     Returns:
         A figure.
@@ -66,15 +66,15 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) 
     layers, runs = layers_of(frame, layer), runs_of(frame)
     title = omitted(frame, layers, layer)
     parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
-    edges = {name: _common_edges([parts[name, run] for run in runs], bins) for name in layers}
+    edges = {name: common_edges([parts[name, run] for run in runs], bins) for name in layers}
     low, high = dict.fromkeys(layers, np.inf), dict.fromkeys(layers, 0.0)
-    figure, places, rows = panels([f"layer {name}" for name in layers])
+    grid = Grid([f"layer {name}" for name in layers])
 
     def traces_at(step: int) -> list[Any]:
         traces = []
         for place, name in enumerate(layers):
             for run, index in runs.items():
-                density = _density(at_step(parts[name, run], step), edges[name])
+                density = density_on(at_step(parts[name, run], step), edges[name])
                 low[name] = min(low[name], float(density[density > 0].min(initial=np.inf)))
                 high[name] = max(high[name], float(density.max()))
                 traces.append(go.Scatter(
@@ -85,34 +85,52 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80) 
                 ))  # fmt: skip
         return traces
 
-    layout(figure, height=135 + 270 * rows, title=title, legend=len(runs) > 1)
-    figure.update_layout(margin_t=80 + 25 * bool(title))
-    with_steps(figure, steps_of(frame), traces_at)
+    steps = steps_of(frame) if step is None else [step]
+    states = {step: traces_at(step) for step in steps}
     linear: dict[str, Any] = {}
     log: dict[str, Any] = {}
-    for place, (row, column) in enumerate(places):
-        name, axis = layers[place], axes_of(place)["yaxis"].replace("y", "yaxis")
+    for place, name in enumerate(layers):
+        axis = axes_of(place)["yaxis"].replace("y", "yaxis")
         linear |= {f"{axis}.type": "linear", f"{axis}.range": [0, 1.05 * high[name]]}
         log |= {f"{axis}.type": "log", f"{axis}.range": np.log10([0.7 * low[name], 1.5 * high[name]]).tolist()}
-        figure.update_xaxes(title_text="weight", range=edges[name][[0, -1]].tolist(), row=row, col=column)
-        label = "density (1 / weight)" if column == 1 else ""
-        figure.update_yaxes(title_text=label, range=[0, 1.05 * high[name]], row=row, col=column)
+        grid.axis("x", place, "weight", range=edges[name][[0, -1]].tolist())
+        grid.axis("y", place, "" if grid.column(place) else "density (1 / weight)", range=[0, 1.05 * high[name]])
     scales = [("linear density", linear), ("log density", log)]
-    figure.update_layout(updatemenus=[{
+    grid.layout["updatemenus"] = [{
         "type": "buttons", "direction": "right", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 27, "t": 0},
         "font": {"size": 12}, "showactive": True,
         "buttons": [{"label": label, "method": "relayout", "args": [settings]} for label, settings in scales],
-    }])  # fmt: skip
-    return figure
+    }]  # fmt: skip
+    grid.layout["margin"] = {"l": 75, "r": 30, "t": 80 + 25 * bool(title), "b": 60}
+    figure = grid.figure((), height=135 + 270 * grid.rows, title=title, legend=len(runs) > 1)
+    return with_steps(figure, steps, states.__getitem__)
 
 
-def _common_edges(parts: list[pd.DataFrame], bins: int) -> np.ndarray:
+def common_edges(parts: list[pd.DataFrame], bins: int) -> np.ndarray:
+    """Return bin edges that cover several tables of bins.
+
+    Args:
+        parts: Each with `bin_left` and `bin_right`.
+        bins: How many.
+
+    Returns:
+        (bins + 1,).
+    """
     low = min(float(part["bin_left"].min()) for part in parts if len(part))
     high = max(float(part["bin_right"].max()) for part in parts if len(part))
     return np.linspace(low, high, bins + 1)
 
 
-def _density(part: pd.DataFrame, edges: np.ndarray) -> np.ndarray:
+def density_on(part: pd.DataFrame, edges: np.ndarray) -> np.ndarray:
+    """Return the density of one recorded histogram on other bins.
+
+    Args:
+        part: `bin_left`, `bin_right`, `count` of one layer at one step; empty: zeros.
+        edges: Increasing edges that cover it.
+
+    Returns:
+        (len(edges) - 1,), which integrates to 1.
+    """
     if part.empty:
         return np.zeros(len(edges) - 1)
     left, right, count = (part[key].to_numpy(float) for key in ("bin_left", "bin_right", "count"))

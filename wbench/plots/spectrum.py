@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbench.plots._grid import Grid
 from wbench.plots._steps import at_step, steps_of, with_steps
 from wbench.plots._style import (
     axes_of,
     decade_ticks,
     empty,
     layers_of,
-    layout,
     of_run,
     omitted,
-    panels,
     require,
     runs_of,
     style_of,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 DECADES = 4.0  # shown below the largest value
 
 
-def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
+def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None = None) -> go.Figure:
     """Draw singular values against their index, layer by layer; runs side by side, a slider scrubs the steps.
 
     The axis shows four decades below a layer's largest value; zeros lie beneath it.
@@ -37,6 +36,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     Args:
         frame: From `probes.spectrum`; `step` and `run` columns are used when there.
         layer: One layer; default: the six largest.
+        step: Only the state there (the nearest earlier one that was recorded), without a slider; the axes stay.
 
     Returns:
         A figure.
@@ -53,7 +53,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     title = omitted(frame, layers, layer)
     parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
     ranges = {name: _range(frame[frame["layer"] == name]["singular_value"].to_numpy(float)) for name in layers}
-    figure, places, rows = panels([f"layer {name}" for name in layers])
+    grid = Grid([f"layer {name}" for name in layers])
 
     def traces_at(step: int) -> list[Any]:
         traces = []
@@ -71,16 +71,15 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
                 ))  # fmt: skip
         return traces
 
-    layout(figure, height=100 + 270 * rows, title=title, legend=len(runs) > 1 or len(layers) == 1)
-    with_steps(figure, steps_of(frame), traces_at)
-    for place, (row, column) in enumerate(places):
-        low, high = ranges[layers[place]]
-        figure.update_xaxes(title_text="index", row=row, col=column)
-        title_text = "singular value" if column == 1 else ""
-        figure.update_yaxes(
-            title_text=title_text, type="log", range=[low, high], **decade_ticks(high - low), row=row, col=column
-        )
-    return figure
+    for place, name in enumerate(layers):
+        low, high = ranges[name]
+        grid.axis("x", place, "index")
+        title_text = "" if grid.column(place) else "singular value"
+        grid.axis("y", place, title_text, type="log", range=[low, high], **decade_ticks(high - low))
+    legend = len(runs) > 1 or len(layers) == 1
+    figure = grid.figure((), height=100 + 270 * grid.rows, title=title, legend=legend)
+    steps = steps_of(frame) if step is None else [step]
+    return with_steps(figure, steps, traces_at)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

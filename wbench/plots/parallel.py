@@ -1,0 +1,72 @@
+"""Settings and results of many runs side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wbench.plots._style import empty, layout, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+AXES = 10
+
+
+def parallel(frame: pd.DataFrame, *, result: str) -> go.Figure:
+    """Draw runs as lines over their settings and a result, coloured by the result; brushing an axis picks runs.
+
+    Positive numbers over two decades or more stand on a logarithmic axis, text on one stop each.
+
+    Args:
+        frame: One row a run, a column a setting, and the result.
+        result: Column that colours the lines, drawn last.
+
+    Returns:
+        A figure.
+    """
+    import plotly.graph_objects as go
+
+    if frame.empty or result not in frame.columns:
+        return empty("parallel")
+    frame = frame[np.isfinite(frame[result].astype(float))]
+    names = [name for name in frame.columns if name != result and frame[name].nunique(dropna=False) > 1]
+    if frame.empty or not names:
+        return empty("parallel")
+    shown = [*names[: AXES - 1], result]
+    colours = frame[result].to_numpy("float32")
+    figure = go.Figure(go.Parcoords(
+        dimensions=[_axis(frame[name], name) for name in shown], labelangle=-12, labelside="top",
+        line={"color": colours, "colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": text(result)}}},
+    ))  # fmt: skip
+    more = f"{len(shown) - 1} of {len(names)} settings that differ" if len(shown) - 1 < len(names) else ""
+    layout(figure, height=420, title=more)
+    figure.update_layout(margin={"t": 110, "l": 90, "r": 40, "b": 30})
+    return figure
+
+
+def _axis(values: pd.Series, name: str) -> dict[str, Any]:
+    import pandas as pd
+
+    axis: dict[str, Any] = {"label": text(name)}
+    numbers = pd.to_numeric(values, errors="coerce")
+    if numbers.notna().all() and values.dtype != bool:
+        array = numbers.to_numpy(float)
+        if array.min() > 0 and array.max() / array.min() >= 100:
+            logs = np.log10(array)
+            ticks = np.unique(
+                np.concatenate([np.arange(np.ceil(logs.min()), np.floor(logs.max()) + 1), [logs.min(), logs.max()]])
+            )
+            return axis | {"values": logs, "tickvals": ticks, "ticktext": [f"{10**tick:.3g}" for tick in ticks]}
+        if len(np.unique(array)) <= 8:
+            ticks = np.unique(array)
+            return axis | {"values": array, "tickvals": ticks, "ticktext": [f"{tick:.4g}" for tick in ticks]}
+        return axis | {"values": array, "tickformat": ".4g"}
+    words = ["auto" if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
+    stops = sorted(set(words))
+    return axis | {
+        "values": [stops.index(word) for word in words], "tickvals": list(range(len(stops))),
+        "ticktext": [text(stop)[:24] for stop in stops],
+    }  # fmt: skip
