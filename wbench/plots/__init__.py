@@ -14,6 +14,7 @@ from wbench.plots.histogram import histogram, rebin
 from wbench.plots.intervals import intervals
 from wbench.plots.landscape import landscape
 from wbench.plots.lazy_subspace import lazy_subspace
+from wbench.plots.memory import ORDER as MEMORY
 from wbench.plots.memory import memory
 from wbench.plots.merging import merging
 from wbench.plots.metrics import metrics
@@ -32,6 +33,7 @@ from wbench.plots.utilisation import utilisation
 
 __all__ = [
     "CONFIG",
+    "MEMORY",
     "PALETTE",
     "aggregation",
     "ball",

@@ -98,6 +98,10 @@ class Marks:
             self.set(key, colour=free)
         return free
 
+    def deleted(self) -> list[str]:
+        """Return what is out of sight."""
+        return [key for key, mark in self._held.items() if mark.deleted]
+
     def forget(self, keys: Iterable[str]) -> None:
         """Remove marks.
 

@@ -1,0 +1,114 @@
+"""What a panel is given and what it gives."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from wbench.workbench.shown import Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the user wants to see things, the same for all panels.
+
+    Attributes:
+        cursor: The step that all panels show; `None`: the last.
+        layer: A layer, or `None` for the largest few.
+        smooth: Weight of the moving average of curves; 0: none.
+        seeds: Seeds as one line with an interval, or each by itself.
+        x: Horizontal axis of curves.
+        over: Weights and spectra of all at the cursor, or over the steps.
+        metrics: Metrics in runs without steps, and others, as `split name`; empty: what is usual.
+    """
+
+    cursor: int | None = None
+    layer: str | None = None
+    smooth: float = 0.0
+    seeds: Literal["interval", "lines"] = "interval"
+    x: Literal["step", "samples"] = "step"
+    over: Literal["cursor", "steps"] = "cursor"
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a panel gives.
+
+    Attributes:
+        figure: The figure; `None`: there is nothing to draw, and the caption says why.
+        caption: One sentence, with the numbers.
+        frame: What is drawn, for the CSV.
+    """
+
+    figure: go.Figure | None
+    caption: str
+    frame: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel.
+
+    Attributes:
+        id: Short name.
+        title: Heading.
+        draw: From what is on display and how, to what is seen.
+        tables: Tables that it draws, of which a new record means drawing anew; `method.` stands for all methods' own.
+        moves: Whether it depends on the cursor beyond the line that marks it.
+    """
+
+    id: str
+    title: str
+    draw: Callable[[Sequence[Shown], Look], Drawn]
+    tables: tuple[str, ...] = ()
+    moves: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def quietly(draw: Callable[..., go.Figure], *args: Any, **options: Any) -> go.Figure:
+    """Return a figure without the warning that its table is empty: the caption says that.
+
+    Args:
+        draw: A function of `wbench.plots`.
+        *args: Its table.
+        **options: Its options.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return draw(*args, **options)
+
+
+def at(frame: pd.DataFrame, cursor: int | None) -> tuple[pd.DataFrame, str]:
+    """Return each run's rows at the cursor, or at its nearest earlier record, and which step that is in words.
+
+    Args:
+        frame: With `run` and `step`.
+        cursor: The cursor; `None`: the last step.
+    """
+    import pandas as pd
+
+    steps = frame.groupby("run", observed=True)["step"]
+    chosen = steps.max() if cursor is None else steps.apply(lambda own: own[own <= cursor].max() if (own <= cursor).any() else own.min())
+    rows = frame[frame["step"] == frame["run"].map(chosen).astype(frame["step"].dtype)]
+    found = sorted({int(step) for step in chosen if pd.notna(step)})
+    said = " and ".join(f"{step:,}" for step in found[:3]) + ("..." if len(found) > 3 else "")
+    if cursor is None or found == [cursor]:
+        return rows, f"step {said}"
+    return rows, f"step {said}, the nearest record to {cursor:,}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Return names in a sentence.
+
+    Args:
+        names: Names.
+        most: At most so many.
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,104 @@
+"""Loss, metrics and effective learning rates over training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from wbench.workbench.panels.look import Drawn, Look, Panel, at, listed, quietly
+from wbench.workbench.shown import Shown, frame_of
+
+USUAL = ("train loss", "valid loss", "valid accuracy")
+END = "end"
+
+
+def curves(shown: Sequence[Shown], look: Look) -> Drawn:
+    """Draw loss and metrics.
+
+    Args:
+        shown: What is on display.
+        look: How.
+    """
+    from wbench import plots
+
+    frame = frame_of(shown, "metrics")
+    if frame.empty:
+        return Drawn(None, "Press Run, or tick runs in the table below.")
+    frame = frame[frame["split"].isin(["train", "valid", "test"])]
+    during = frame[frame["phase"] != END]
+    if during.empty:  # nothing was trained in steps: the results themselves
+        final = frame.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
+        said = [f"{row.run}: {row.split} {row.name_} {row.value:.4g}" for row in final.rename(columns={"name": "name_"}).itertuples()]
+        return Drawn(_bars(final), f"Nothing is trained in steps here. {listed(said, 6)}.", final)
+    sizes = {item.name: item.batch_size for item in shown}
+    if look.x == "samples":
+        during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
+    present = (during["split"] + " " + during["name"]).unique().tolist()
+    names = tuple(look.metrics) or tuple(name for name in USUAL if name in present) or tuple(present)
+    figure = quietly(plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x)
+    axes = [f"x{place + 1 if place else ''}" for place in range(len(names))]
+    figure.update_layout(meta={"step_axes": axes if look.x == "step" else []})
+    return Drawn(figure, _said(during, names[0], look, shown), during)
+
+
+def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
+    split, _, name = what.partition(" ")
+    rows = frame[(frame["split"] == split) & (frame["name"] == name)]
+    if rows.empty:
+        return ""
+    rows, where = at(rows, look.cursor)
+    parts = []
+    for item in shown:
+        values = rows[rows["run"].astype(str).str.strip() == item.name]["value"]
+        if len(values):
+            count = f" (n = {len(values)})" if len(values) > 1 else ""
+            parts.append(f"{item.name} {float(values.mean()):.4g}{count}")
+    smooth = f" Smoothed with weight {look.smooth:g}; the raw line stays, fainter." if look.smooth else ""
+    return f"{what} at {where}: {listed(parts)}.{smooth}"
+
+
+def _bars(final: Any) -> Any:
+    from wbench.plots._grid import Grid
+    from wbench.plots._style import axes_of, colour_of, runs_of, text
+
+    import plotly.graph_objects as go
+
+    whats = (final["split"] + " " + final["name"]).unique().tolist()[:6]
+    grid, traces = Grid(whats, columns=3), []
+    for place, what in enumerate(whats):
+        part = final[(final["split"] + " " + final["name"]) == what]
+        for run, index in runs_of(part).items():
+            value = float(part[part["run"].astype(str) == run]["value"].iloc[0])
+            if math.isfinite(value):
+                traces.append(go.Bar(
+                    x=[text(run)], y=[value], marker={"color": colour_of(index)}, name=text(run), showlegend=False, **axes_of(place)
+                ))  # fmt: skip
+        grid.axis("y", place, text(what))
+    return grid.figure(traces, height=110 + 270 * grid.rows, legend=False)
+
+
+def rates(shown: Sequence[Shown], look: Look) -> Drawn:
+    """Draw relative updates and effective learning rates by layer.
+
+    Args:
+        shown: What is on display.
+        look: How.
+    """
+    from wbench import plots
+
+    frame = frame_of(shown, "effective_lr", first=True)
+    if frame.empty:
+        return Drawn(None, "No effective learning rate was recorded: nothing is trained in steps, or the probe was off.")
+    figure = quietly(plots.effective_lr, frame, layer=look.layer if look.layer in set(frame["layer"]) else None)
+    panels = 1 + bool(frame["effective_lr"].notna().any())
+    figure.update_layout(meta={"step_axes": ["x", "x2"][:panels]})
+    rows, where = at(frame, look.cursor)
+    top = rows.sort_values("relative_update", ascending=False).iloc[0]
+    seeds = " First seed of each." if any(len(item.runs) > 1 for item in shown) else ""
+    said = f"At {where} a step moves {top['layer']} most, by {top['relative_update']:.2g} of its length.{seeds}"
+    return Drawn(figure, said, frame)
+
+
+CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",))
+RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",))

@@ -1,0 +1,67 @@
+"""Histograms and spectra of weights: all runs at the cursor, or each over its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wbench.workbench.panels.look import Drawn, Look, Panel, at, quietly
+from wbench.workbench.shown import Shown, frame_of
+
+
+def weights(shown: Sequence[Shown], look: Look) -> Drawn:
+    """Draw densities of weights.
+
+    Args:
+        shown: What is on display.
+        look: How.
+    """
+    from wbench import plots
+
+    frame = frame_of(shown, "histogram", first=True)
+    if frame.empty:
+        return Drawn(None, "No histogram was recorded.")
+    layer = _layer(frame, look)
+    if look.over == "steps":
+        figure = quietly(plots.ridge, frame, layer=layer, cursor=look.cursor)
+        return Drawn(figure, f"Density over the steps, the newest strongest; same bins and axes.{_seeds(shown)}", frame)
+    rows, where = at(frame, look.cursor)
+    step = int(frame["step"].max()) if look.cursor is None else look.cursor
+    figure = quietly(plots.histogram, frame, layer=layer, step=step)
+    return Drawn(figure, f"Weights at {where}; shared bins.{_seeds(shown)}", rows)
+
+
+def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
+    """Draw singular values.
+
+    Args:
+        shown: What is on display.
+        look: How.
+    """
+    from wbench import plots
+
+    frame = frame_of(shown, "spectrum", first=True)
+    if frame.empty:
+        return Drawn(None, "No spectrum was recorded.")
+    layer = _layer(frame, look)
+    rows, where = at(frame, look.cursor)
+    ranks = rows.drop_duplicates(["run", "layer"])["stable_rank"]
+    if look.over == "steps":
+        figure = quietly(plots.spectrum_steps, frame, layer=layer, cursor=look.cursor)
+    else:
+        step = int(frame["step"].max()) if look.cursor is None else look.cursor
+        figure = quietly(plots.spectrum, frame, layer=layer, step=step)
+    said = f"Singular values at {where}; stable ranks {ranks.min():.3g} to {ranks.max():.3g}.{_seeds(shown)}"
+    return Drawn(figure, said, rows if look.over == "cursor" else frame)
+
+
+def _layer(frame: Any, look: Look) -> str | None:
+    return look.layer if look.layer in set(frame["layer"]) else None
+
+
+def _seeds(shown: Sequence[Shown]) -> str:
+    return " First seed of each." if any(len(item.runs) > 1 for item in shown) else ""
+
+
+WEIGHTS = Panel("histogram", "Weights", weights, ("histogram",), moves=True)
+SPECTRUM = Panel("spectrum", "Singular spectrum", spectrum, ("spectrum",), moves=True)

@@ -1,0 +1,275 @@
+"""The runs of a store as the workbench lists them: grouped over seeds, named, pinned, coloured, deleted with a way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from wbench.errors import RunError
+from wbench.method import registry
+from wbench.recipe import Recipe
+from wbench.runs import Run, RunStore
+from wbench.runs.catalogue import Catalogue, Entry
+from wbench.runs.marks import Marks
+from wbench.tasks import all as all_tasks
+from wbench.workbench.controls.scales import text_of
+from wbench.workbench.shown import Shown
+
+METRICS = ("test.accuracy", "test.loss", "valid.accuracy", "valid.loss", "train.loss")
+RECIPE = ("lr", "steps", "batch_size", "optimizer", "schedule", "weight_decay")
+OPEN = 64  # runs that are kept open
+
+
+class Shelf:
+    """The runs of a store.
+
+    Args:
+        store: The store.
+
+    Attributes:
+        groups: Configuration to its runs in a light form, oldest seed first; the newest configuration first.
+    """
+
+    def __init__(self, store: RunStore) -> None:
+        self.store, self.marks = store, Marks(store)
+        self.groups: dict[str, list[Entry]] = {}
+        self._catalogue = Catalogue(store)
+        self._open: dict[str, Run] = {}
+        self._usual: dict[str, Recipe | None] = {}
+
+    def refresh(self) -> None:
+        """Look at what is there now."""
+        groups: dict[str, list[Entry]] = {}
+        for entry in self._catalogue.entries():
+            if not (self.marks[entry.id].deleted or self.marks[entry.config].deleted):
+                groups.setdefault(entry.config, []).append(entry)
+        self.groups = {key: sorted(entries, key=lambda entry: entry.seed) for key, entries in groups.items()}
+        for run_id in self._open.keys() - {entry.id for entries in self.groups.values() for entry in entries}:
+            del self._open[run_id]
+
+    def run(self, run_id: str) -> Run | None:
+        """Return a run, kept open for the next time; `None` where it has gone.
+
+        Args:
+            run_id: Its whole id.
+        """
+        if run_id not in self._open:
+            found = self.store.find(run_id)
+            if found is None:
+                return None
+            while len(self._open) >= OPEN:
+                self._open.pop(next(iter(self._open)))
+            self._open[run_id] = found
+        return self._open[run_id]
+
+    def keep(self, run: Run) -> None:
+        """Take in a run that has just been written.
+
+        Args:
+            run: The run.
+        """
+        self._open[run.id] = run
+
+    def name(self, key: str) -> str:
+        """Return how a configuration is called: as named by hand, else by its methods and the settings that are not the usual ones.
+
+        Args:
+            key: The configuration.
+        """
+        entries = self.groups.get(key)
+        return self.marks[key].name or (self.settings(entries[0]) if entries else key[:8])
+
+    def settings(self, entry: Entry) -> str:
+        """Return methods and settings in short: what differs from the defaults.
+
+        Args:
+            entry: A run.
+        """
+        return short(entry.task, entry.methods, entry.recipe, self._usual_recipe(entry.task))
+
+    def _usual_recipe(self, task: dict[str, Any]) -> Recipe | None:
+        name = str(task.get("id"))
+        if name not in self._usual:
+            found = all_tasks().get(name)
+            self._usual[name] = found().recipe("cpu") if found is not None else None
+        return self._usual[name]
+
+    def shown(self, keys: Iterable[str]) -> tuple[list[Shown], list[str]]:
+        """Return configurations to draw, and the keys of those whose runs are gone.
+
+        Args:
+            keys: Configurations.
+        """
+        found, gone = [], []
+        for key in keys:
+            runs = [run for entry in self.groups.get(key, ()) if (run := self.run(entry.id)) is not None]
+            if not runs:
+                gone.append(key)
+                continue
+            entry = self.groups[key][0]
+            methods = tuple(str(method["id"]) for method in entry.methods)
+            size = entry.recipe.get("batch_size")
+            batch = size if isinstance(size, int) else 1
+            found.append(Shown(key, self.name(key), self.marks.colour(key), list(runs), batch, methods))
+        return found, gone
+
+    def rows(self, metric: str, values: dict[str, float] | None = None, selected: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """Return a row a configuration, for the table.
+
+        Args:
+            metric: `split.name` of the number shown.
+            values: Run to number, where it is not the last one.
+            selected: Configurations that have a colour although they were never drawn.
+        """
+        rows = []
+        for key, entries in self.groups.items():
+            mark, first = self.marks[key], entries[0]
+            numbers = [self._value(entry, metric, values) for entry in entries]
+            known = [number for number in numbers if number is not None and math.isfinite(number)]
+            mean = sum(known) / len(known) if known else None
+            statuses = sorted({entry.status for entry in entries})
+            colour = mark.colour if mark.colour is not None or key not in set(selected) else self.marks.colour(key)
+            rows.append({
+                "key": key, "colour": colour, "pinned": mark.pinned, "name": self.name(key), "note": mark.note,
+                "task": task_short(first.task), "n": len(entries), "status": ", ".join(statuses), "value": mean,
+                "spread": _deviation(known), "seconds": sum(entry.seconds or 0.0 for entry in entries) / len(entries),
+                "created": max(entry.created for entry in entries),
+            })  # fmt: skip
+        return rows
+
+    @staticmethod
+    def _value(entry: Entry, metric: str, values: dict[str, float] | None) -> float | None:
+        return values.get(entry.id) if values is not None else entry.summary.get(metric)
+
+    def metrics(self) -> list[str]:
+        """Return the metrics that the runs have, the usual ones first."""
+        found = {
+            name for entries in self.groups.values() for entry in entries for name in entry.summary
+            if name.split(".")[0] in {"train", "valid", "test"}
+        }  # fmt: skip
+        return [*(name for name in METRICS if name in found), *sorted(found - set(METRICS))]
+
+    def ids(self, keys: Iterable[str]) -> list[str]:
+        """Return the runs of configurations.
+
+        Args:
+            keys: Configurations.
+        """
+        return [entry.id for key in keys for entry in self.groups.get(key, ())]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Put configurations out of sight; `undo` brings them back, `purge` removes them.
+
+        Args:
+            keys: Configurations.
+        """
+        for key in keys:
+            self.marks.set(key, deleted=True)
+        self.refresh()
+
+    def undo(self, keys: Iterable[str]) -> None:
+        """Bring back what was deleted.
+
+        Args:
+            keys: Configurations.
+        """
+        for key in keys:
+            self.marks.set(key, deleted=False)
+        self.refresh()
+
+    def purge(self) -> int:
+        """Remove what was deleted from the disk for good.
+
+        Returns:
+            Number of runs removed.
+
+        Raises:
+            RunError: If one cannot be removed.
+        """
+        gone = [entry for entry in self._catalogue.entries() if self.marks[entry.config].deleted]
+        for entry in gone:
+            if self.store.find(entry.id) is not None:
+                self.store.delete(entry.id)
+        self.marks.forget({entry.config for entry in gone})
+        self.refresh()
+        return len(gone)
+
+    def compared(self, keys: Iterable[str]) -> Any:
+        """Return the settings in which configurations differ: one row a setting, one column a configuration.
+
+        Args:
+            keys: Configurations; of each the first run counts.
+
+        Returns:
+            A DataFrame.
+
+        Raises:
+            RunError: If a run has gone meanwhile.
+        """
+        import pandas as pd
+
+        from wbench.runs.store import flatten
+
+        flat = {}
+        for key in keys:
+            entries = self.groups.get(key)
+            if not entries:
+                raise RunError(f"the runs of {self.name(key)} are gone from {self.store}")
+            run = self.run(entries[0].id)
+            if run is None:
+                raise RunError(f"run {entries[0].id} is gone from {self.store}")
+            flat[self.name(key)] = {name: v for name, v in flatten(run.spec).items() if name not in {"seed"} and ".code" not in name}
+        names = dict.fromkeys(name for values in flat.values() for name in values)
+        table = {name: [values.get(name) for values in flat.values()] for name in names}
+        differ = {name: row for name, row in table.items() if len({repr(value) for value in row}) > 1}
+        return pd.DataFrame.from_dict(differ, orient="index", columns=list(flat), dtype=object)
+
+
+def task_short(task: dict[str, Any]) -> str:
+    """Return a task's name and the options that are not the usual ones.
+
+    Args:
+        task: Its record.
+    """
+    found = all_tasks().get(str(task.get("id")))
+    usual = found().fields() if found is not None else {}
+    changed = [f"{key}={_plain(value)}" for key, value in task.items() if key in usual and value != usual[key]]
+    named = str(task.get("name") or "") if found is None else ""
+    return " ".join(filter(None, [named or str(task.get("id")), *changed]))
+
+
+def short(task: dict[str, Any], methods: list[dict[str, Any]], recipe: dict[str, Any], usual: Recipe | None) -> str:
+    """Return methods and settings in short.
+
+    Args:
+        task: The task's record.
+        methods: The methods' records.
+        recipe: The recipe's fields.
+        usual: The recipe from which differences are told, or `None`.
+    """
+    known = registry()
+    parts = []
+    for method in methods:
+        cls = known.get(str(method["id"]))
+        defaults = {k: f.default for k, f in cls.model_fields.items()} if cls is not None else {}
+        changed = [
+            f"{key}={_plain(value)}" for key, value in method["fields"].items()
+            if key in defaults and _plain(value) != _plain(defaults[key])
+        ]  # fmt: skip
+        parts.append(" ".join([str(method["id"]), *changed]))
+    name = " + ".join(parts) or "baseline"
+    plain = usual.fields() if usual is not None else {}
+    differ = [f"{key}={_plain(recipe[key])}" for key in RECIPE if key in recipe and key in plain and recipe[key] != plain[key]]
+    return f"{name}, {' '.join(differ)}" if differ else name
+
+
+def _plain(value: Any) -> str:
+    return text_of(tuple(value) if isinstance(value, list) else value).replace(", ", ",")
+
+
+def _deviation(values: list[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

@@ -1,0 +1,176 @@
+"""What is on display: configurations, each with its runs, over one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Readable(Protocol):
+    """What panels read of a run, recorded or in the making."""
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Columns step, phase, split, name, value."""
+
+    @property
+    def probes(self) -> list[str]:
+        """Names of the tables."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind; empty while it trains."""
+
+    def probe(self, name: str) -> pd.DataFrame:
+        """Return a table.
+
+        Args:
+            name: One of `probes`.
+        """
+
+
+@dataclass
+class LiveRun:
+    """A run in the making: what has been told of it so far.
+
+    Attributes:
+        seed: The seed.
+        steps: Steps in all.
+        step: The last one heard of.
+    """
+
+    seed: int
+    steps: int = 0
+    step: int = 0
+    memory: dict[str, int] = field(default_factory=dict)
+    _rows: list[dict[str, Any]] = field(default_factory=list)
+    _tables: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
+    _metrics: pd.DataFrame | None = None
+    _joined: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in metric rows.
+
+        Args:
+            rows: Each with step, phase, split, name, value.
+        """
+        self._rows.extend(map(dict, rows))
+        if self._rows:
+            self.step = max(self.step, int(self._rows[-1]["step"]))
+
+    def add_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Take in a record of a probe.
+
+        Args:
+            name: The table.
+            frame: Its new rows.
+        """
+        self._tables.setdefault(name, []).append(frame)
+        self._joined.pop(name, None)
+
+    def put_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Take in a table that replaces the one before.
+
+        Args:
+            name: The table.
+            frame: All its rows.
+        """
+        self._tables[name] = [frame]
+        self._joined.pop(name, None)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Columns step, phase, split, name, value."""
+        import pandas as pd
+
+        if self._rows:  # what came since is joined to what was joined before
+            new = pd.DataFrame(self._rows, columns=["step", "phase", "split", "name", "value"])
+            self._metrics = new if self._metrics is None else pd.concat([self._metrics, new], ignore_index=True)
+            self._rows = []
+        if self._metrics is None:
+            return pd.DataFrame(columns=["step", "phase", "split", "name", "value"])
+        return self._metrics
+
+    @property
+    def probes(self) -> list[str]:
+        """Names of the tables so far."""
+        return list(self._tables)
+
+    def probe(self, name: str) -> pd.DataFrame:
+        """Return a table as far as it has come.
+
+        Args:
+            name: One of `probes`.
+        """
+        import pandas as pd
+
+        if name not in self._joined:
+            self._joined[name] = pd.concat(self._tables[name], ignore_index=True)
+            self._tables[name] = [self._joined[name]]
+        return self._joined[name]
+
+
+@dataclass
+class Shown:
+    """A configuration on display.
+
+    Attributes:
+        key: What its runs share; they differ in their seed alone.
+        name: As the legend says it.
+        colour: Number of its colour, for life.
+        runs: One a seed.
+        batch_size: Samples a step.
+        methods: Ids of its methods.
+        live: Whether one of its runs is being trained.
+    """
+
+    key: str
+    name: str
+    colour: int
+    runs: list[Readable]
+    batch_size: int = 1
+    methods: tuple[str, ...] = ()
+    live: bool = False
+
+
+def frame_of(shown: Iterable[Shown], table: str, first: bool = False) -> pd.DataFrame:
+    """Return one table of all that is on display, with columns `run` and `seed`; those that lack it are left out.
+
+    Args:
+        shown: Configurations.
+        table: A probe's name, or `metrics`.
+        first: Only the first run of each that has the table.
+
+    Returns:
+        The rows; `run` is categorical, so that a configuration keeps its colour whatever is drawn beside it.
+    """
+    import pandas as pd
+
+    frames, names = [], dict[int, str]()
+    for item in shown:
+        name = item.name
+        while name in names.values() and names.get(item.colour) != name:
+            name += " "  # two configurations of one name are two
+        names[item.colour] = name
+        for run in item.runs:
+            if table != "metrics" and table not in run.probes:
+                continue
+            frame = run.metrics if table == "metrics" else run.probe(table)
+            if len(frame):
+                frames.append(frame.assign(run=name, seed=run.seed))
+                if first:
+                    break
+    if not frames:
+        return pd.DataFrame()
+    joined = pd.concat(frames, ignore_index=True)
+    places = [names.get(place, f"\0{place}") for place in range(max(names) + 1)]
+    joined["run"] = pd.Categorical(joined["run"], categories=places)
+    return joined
