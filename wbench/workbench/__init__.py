@@ -1,0 +1,1 @@
+"""The workbench: a panel in a notebook."""
