@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import queue
@@ -99,6 +100,7 @@ class Line:
                     process.kill()
             voice = threading.Thread(target=self._speak, args=(pipe,), name=f"{self._name}-voice", daemon=True)
             voice.start()
+            importlib.import_module("pandas")  # which the first table would wait for
             self._listen(pipe, process)
             process.join(PATIENCE)
             if process.exitcode is None:
@@ -108,9 +110,9 @@ class Line:
             error = obituary(process, self.heard, REMEDY)
             self._words.put(None)
             voice.join(PATIENCE)
-        self.gone.set()
-        self._died(self, error)
         pipe.close()
+        self._died(self, error)
+        self.gone.set()
 
     def _listen(self, pipe: connection.Connection, process: BaseProcess) -> None:
         with suppress(EOFError, OSError):  # it is dead

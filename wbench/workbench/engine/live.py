@@ -102,7 +102,8 @@ class LiveWriter(RunWriter):
             frame: Rows.
         """
         super().table(name, frame)
-        self._tell(Table(self._job, name, frame))
+        if "step" in frame.columns:  # else it is no record of a step but the scores of single items
+            self._tell(Table(self._job, name, frame))
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors, as `RunWriter.tensors`; what follows may take long, so nothing is held back.

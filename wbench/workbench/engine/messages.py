@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,20 @@ class Failed:
     message: str
     traceback: str
     run_id: str | None = None
+
+
+def failure(job: int, error: Exception, run_id: str | None = None, full: bool = False) -> Failed:
+    """Return what is told of a job that an error has ended.
+
+    Args:
+        job: The job.
+        error: What was raised.
+        run_id: Id of the run that was kept.
+        full: Whether memory ran out.
+    """
+    text = str(error) or type(error).__name__
+    where = "".join(traceback.format_exception(error))
+    return Failed(job, type(error).__name__, f"out of memory: {text}" if full else text, where, run_id)
 
 
 Message = Started | Rows | Table | Progress | Landscape | Ended | Refused | Failed

@@ -100,7 +100,9 @@ class LiveSurface:
         if self.batch is None:
             split = ctx.splits["train"]
             if isinstance(split, LoaderSplit):
-                raise WBenchError("a loader's batches are the run's own: the landscape is taken when the run has finished")
+                raise WBenchError(
+                    "a loader's batches are the run's own: the landscape is taken when the run has finished"
+                )
             self.batch = tuple(part.to(ctx.device) for part in sample(split, self.seed))
         batch, task = self.batch, self.task
 

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 from wbench.errors import KnobError, RunError, WBenchError
@@ -19,6 +19,7 @@ from wbench.runs.local import LocalPlace
 from wbench.study.process import WorkerDiedError
 from wbench.workbench.engine.line import Line, environment
 from wbench.workbench.engine.messages import Ended, Failed, Message, Ready, Refused, Rows, Started
+from wbench.workbench.engine.sources import sources
 from wbench.workbench.engine.worker import work
 
 PATIENCE = 2.0  # seconds that a run has for stopping by itself
@@ -26,17 +27,9 @@ PATIENCE = 2.0  # seconds that a run has for stopping by itself
 
 @dataclass(eq=False)
 class _Open:
-    """A job that has not ended.
-
-    Attributes:
-        payload: The pickled arguments of all jobs that were asked for with it.
-        started: What was said when it began.
-        begin: When it was asked for, then when it began.
-    """
-
-    payload: bytes
+    payload: bytes  # the pickled arguments of all jobs that were asked for with it
     started: Started | None = None
-    begin: float = field(default_factory=time.monotonic)
+    begin: float = 0.0
 
 
 class Trainer:
@@ -66,6 +59,7 @@ class Trainer:
         self._inbox: list[Message] = []
         self._open: dict[int, _Open] = {}  # in the order asked for
         self._stopping: set[int] = set()
+        self._stops = 0
         self._lines: list[Line] = []  # the one in use, or none
         self._sources: dict[str, str] = {}
         self._landscape = self._closed = False
@@ -106,7 +100,7 @@ class Trainer:
                 text = f"this cannot be sent to the worker process: {error}; build it inside the task or method"
                 self._post(*(Refused(key, type(error).__name__, text) for key in wanted))
                 return
-            self._renew_for(wanted.values())
+            self._renew_for(sources(wanted.values()))
             self._open |= {key: _Open(payload) for key in wanted}
             if wanted and (line := self._line()).heard:
                 line.send("train", payload, list(wanted))
@@ -121,13 +115,14 @@ class Trainer:
             if line is None or not line.heard:  # nothing was sent yet
                 for key in list(self._open):
                     self._stopped(key)
-            elif self._open and not self._stopping:
-                self._stopping = set(self._open)
+            elif fresh := self._open.keys() - self._stopping:
+                self._stopping |= fresh
+                self._stops += 1
                 started = [job.started for job in self._open.values() if job.started is not None]
                 line.send("stop")
                 # what takes no steps never looks for word
                 patience = PATIENCE if any(said.steps for said in started) or not started else 0.0
-                timer = threading.Timer(patience, _overdue, (weakref.ref(self), line))
+                timer = threading.Timer(patience, _overdue, (weakref.ref(self), line, self._stops))
                 timer.daemon = True
                 timer.start()
 
@@ -199,7 +194,7 @@ class Trainer:
         atexit.unregister(self._end)
         with self._news:
             for key in list(self._open):
-                self._stopped(key)
+                self._stopped(key, "the trainer was closed")
 
     def __enter__(self) -> Self:
         return self
@@ -221,22 +216,13 @@ class Trainer:
                 self._lines[0].send("landscape", True)
         return self._lines[0]
 
-    def _renew_for(self, wanted: Any) -> None:
+    def _renew_for(self, found: dict[str, str]) -> None:
         # a worker that has imported a method's file before it was edited would train the old one under the new one's name
-        from wbench.training.identity import class_digest
-        from wbench.training.job import as_methods
-
-        found = {}
-        with suppress(Exception):  # what is not allowed is told when the job is described
-            for arguments in wanted:
-                for method in as_methods(arguments.get("methods")):
-                    kind = type(method)
-                    if kind.__module__ != "__main__":  # those travel with the job
-                        found[f"{kind.__module__}.{kind.__qualname__}"] = class_digest(kind)
-        if any(self._sources.get(name, digest) != digest for name, digest in found.items()) and not self._open:
-            _close_all(self._lines)
+        stale = any(self._sources.get(name, digest) != digest for name, digest in found.items())
+        if stale and self._lines and not self._open:
+            self._lines.pop().send("hang_up")
         self._line()
-        self._sources |= found
+        self._sources = found | self._sources
 
     def _post(self, *messages: Message) -> None:
         for message in messages:
@@ -275,19 +261,20 @@ class Trainer:
             with suppress(RunError, OSError):  # what it has left half-written; a folder that is gone holds nothing
                 self.store.sweep()
         with self._news:
-            if line in self._lines:
-                self._lines.remove(line)
-            for key in self._stopping & self._open.keys():
+            if line not in self._lines:  # it was replaced
+                return
+            self._lines.remove(line)
+            for key in list(self._open if self._closed else self._stopping):
                 self._stopped(key, "it did not stop by itself and was ended with its process; nothing of it is kept")
             began = [key for key, job in self._open.items() if job.started is not None]
-            if not line.heard or self._closed:
+            if not line.heard:
                 began = list(self._open)
             elif not began and not line.orderly:
                 began = list(self._open)[:1]
             for key in began:
                 del self._open[key]
                 self._post(Failed(key, type(error).__name__, str(error), ""))
-            if self._open or (line.heard and not self._closed):
+            if line.heard and not self._closed:
                 self._line()
 
 
@@ -301,11 +288,11 @@ def _told(me: weakref.ref[Trainer], method: Callable[..., None]) -> Callable[[Li
     return tell
 
 
-def _overdue(me: weakref.ref[Trainer], line: Line) -> None:
+def _overdue(me: weakref.ref[Trainer], line: Line, stop: int) -> None:
     trainer = me()
     if trainer is not None:
         with trainer._news:
-            late = line in trainer._lines and bool(trainer._stopping)
+            late = bool(trainer._stopping) and trainer._stops == stop
         if late:
             line.kill()
 

@@ -8,7 +8,6 @@ import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
 
@@ -19,40 +18,26 @@ from wbench.runs import Run, RunStore
 from wbench.runs.local import LocalPlace
 from wbench.runs.record import KEPT
 from wbench.study.process import out_of_memory, settle_in
-from wbench.training.families import family, obstacle
 from wbench.training.job import Job, describe, find
 from wbench.training.population import train_population
 from wbench.training.train import train_job
-from wbench.workbench.engine.live import PAUSE, LiveStore
+from wbench.workbench.engine.live import PAUSE, LiveStore, LiveWriter
 from wbench.workbench.engine.messages import (
     Ended,
-    Failed,
     Landscape,
     Message,
     Progress,
     Ready,
     Refused,
     Started,
+    failure,
 )
+from wbench.workbench.engine.rehearsal import rehearse
 from wbench.workbench.engine.surface import LiveSurface, Surface, YieldError, empty
+from wbench.workbench.engine.waiting import Wanted, next_group
 
 LOOK = 0.02  # seconds between looks for word while steps are taken
 MAX_SURFACES = 4  # landscapes that wait to be refined, each with its model; older ones are forgotten
-
-
-@dataclass
-class Wanted:
-    """A job that waits.
-
-    Attributes:
-        key: Its number.
-        job: What it is.
-        alone: Whether it trains by itself: the first of those asked for together, and what cannot be stacked.
-    """
-
-    key: int
-    job: Job
-    alone: bool
 
 
 def work(
@@ -93,6 +78,10 @@ class Worker:
             if isinstance(self.store.place, LocalPlace):
                 self.store.sweep()
         self.tell(Ready())
+        self.pipe.poll(LOOK)
+        self.look()
+        if not (self.jobs or self.over):  # nobody is waiting yet
+            rehearse()
         while not self.over:
             self.look(wait=not self.jobs and not self.surfaces)
             if self.over:
@@ -135,7 +124,7 @@ class Worker:
             wanted: Mapping[int, Mapping[str, Any]] = pickle.loads(payload)
         except Exception as error:  # a user's own objects raise what they like
             for key in keys:
-                self.tell(_failed(key, error))
+                self.tell(failure(key, error))
             return
         alone = True
         for key in keys:
@@ -145,7 +134,7 @@ class Worker:
             except WBenchError as error:
                 self.tell(Refused(key, type(error).__name__, str(error)))
             except Exception as error:  # a user's own task or method raises what it likes
-                self.tell(_failed(key, error))
+                self.tell(failure(key, error))
             else:
                 if known is not None:
                     self._ended(key, job, known, cached=True)
@@ -196,8 +185,7 @@ class Worker:
         self.tell(Ended(key, run.id, run.status, run.reason, float(seconds)))
 
     def _train(self) -> None:
-        first = self.jobs.popleft()
-        group = [first, *self._companions(first)]
+        group = next_group(self.jobs)
         self.training, self.stopping = True, False
         store = LiveStore(self.url, {wanted.job.id: wanted.key for wanted in group}, self.tell)
         begin = time.perf_counter()
@@ -205,27 +193,13 @@ class Worker:
             if len(group) > 1:
                 self._together(group, store)
             else:
-                self._alone(first, store)
+                self._alone(group[0], store)
         except KeyboardInterrupt as error:
             self._stopped(group, store, str(error), time.perf_counter() - begin)
         except Exception as error:  # whatever a user's method raises: this job has failed, the next ones need not
             self._broken(group, store, error)
         finally:
             self.training = self.stopping = False
-
-    def _companions(self, first: Wanted) -> list[Wanted]:
-        # those that wait and can train with the first of them in one vectorised step
-        if first.alone or obstacle(first.job):
-            return []
-        kind, taken, found = family(first.job), {first.job.id}, []
-        for wanted in self.jobs:
-            able = not wanted.alone and wanted.job.id not in taken and not obstacle(wanted.job)
-            if able and family(wanted.job) == kind:
-                taken.add(wanted.job.id)
-                found.append(wanted)
-        for wanted in found:
-            self.jobs.remove(wanted)
-        return found
 
     def _alone(self, wanted: Wanted, store: LiveStore) -> None:
         key, job = wanted.key, wanted.job
@@ -293,16 +267,10 @@ class Worker:
         if isinstance(error, WBenchError) and kept is None and not stepped:
             self.tell(Refused(wanted.key, type(error).__name__, str(error)))
         else:
-            self.tell(_failed(wanted.key, error, kept.id if kept is not None else None, full))
+            self.tell(failure(wanted.key, error, kept.id if kept is not None else None, full))
         self.over = full  # who has run out of memory once had better begin anew
 
     def _saved_now(self, job: Job) -> Run | None:
         # a run that was trained but could not be written, because the disk was full for instance, is not trained again
         writer = self.unsaved.pop(job.id, None)
         return writer.commit(*writer.tried) if writer is not None else None
-
-
-def _failed(key: int, error: Exception, run_id: str | None = None, full: bool = False) -> Failed:
-    text = "".join(traceback.format_exception(error))
-    message = str(error) or type(error).__name__
-    return Failed(key, type(error).__name__, f"out of memory: {message}" if full else message, text, run_id)
