@@ -36,6 +36,16 @@ T = TypeVar("T")
 THREADS = ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR", "WBENCH")  # each with _NUM_THREADS or _THREADS
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the environment variables by which training and numerical libraries take their number of threads.
+
+    Args:
+        threads: How many.
+    """
+    names = [name + ("_THREADS" if name in {"WBENCH", "VECLIB_MAXIMUM"} else "_NUM_THREADS") for name in THREADS]
+    return dict.fromkeys(names, str(threads))
+
+
 class Processes(Executor):
     """Runs calls in processes.
 
@@ -77,8 +87,7 @@ class Processes(Executor):
             memory = physical_memory() / self.workers
         self.memory = memory if memory is not None and math.isfinite(memory) else None
         hidden = gpus is not None and not self.gpus
-        names = [name + ("_THREADS" if name in {"WBENCH", "VECLIB_MAXIMUM"} else "_NUM_THREADS") for name in THREADS]
-        self._environment = dict.fromkeys(names, str(threads)) | ({"CUDA_VISIBLE_DEVICES": ""} if hidden else {})
+        self._environment = thread_variables(threads) | ({"CUDA_VISIBLE_DEVICES": ""} if hidden else {})
         self._lock = threading.Lock()  # guards the four below
         self._pending: deque[Call] = deque()
         self._closed = self._killed = self._woken = False

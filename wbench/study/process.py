@@ -38,27 +38,11 @@ def serve(pipe: connection.Connection, environment: dict[str, str], threads: int
 
     Args:
         pipe: To the parent.
-        environment: The parent's, with what is to be added; the server that this process may be forked from has an older one.
-        threads: For numerical libraries.
-        memory: GiB that this process may take, or `None`.
+        environment: As in `settle_in`.
+        threads: As in `settle_in`.
+        memory: As in `settle_in`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _follow_parent()
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    os.environ.update(environment)
-    if not {"numpy", "torch"}.isdisjoint(sys.modules):  # the parent's script, which spawn has run, may import them
-        importlib.import_module("threadpoolctl").threadpool_limits(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-    keep_freed_memory()
-    if memory is not None:
-        import resource
-
-        limit, (_, hard) = int(memory * 2**30), resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    settle_in(environment, threads, memory)
 
     def started() -> None:
         pipe.send_bytes(pickle.dumps(("started",)))
@@ -69,6 +53,34 @@ def serve(pipe: connection.Connection, environment: dict[str, str], threads: int
         while not last:
             reply, last = answer(pipe.recv_bytes(), memory, started)
             pipe.send_bytes(pickle.dumps(("answer", reply, last)))
+
+
+def settle_in(environment: dict[str, str], threads: int | None, memory: float | None) -> None:
+    """Make this process a worker: deaf to Ctrl-C, with its parent's environment, ending with its parent.
+
+    Args:
+        environment: The parent's, with what is to be added; the server that this process may be forked from has an older one.
+        threads: For numerical libraries, or `None` to leave them as they are.
+        memory: GiB that this process may take, or `None`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _follow_parent()
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    if threads is not None:
+        if not {"numpy", "torch"}.isdisjoint(sys.modules):  # the parent's script, which spawn has run, may import them
+            importlib.import_module("threadpoolctl").threadpool_limits(threads)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+    keep_freed_memory()
+    if memory is not None:
+        import resource
+
+        limit, (_, hard) = int(memory * 2**30), resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def answer(
@@ -90,7 +102,7 @@ def answer(
             started()
         return pickle.dumps((pickle.dumps(fn(*args, **kwargs), pickle.HIGHEST_PROTOCOL), None)), False
     except BaseException as raised:
-        full = _out_of_memory(raised)
+        full = out_of_memory(raised)
         if full:
             traceback.clear_frames(raised.__traceback__)  # makes room for what follows
         summary = "".join(traceback.format_exception_only(raised)).strip()
@@ -126,7 +138,12 @@ def read_answer(reply: bytes) -> tuple[Exception | None, Any]:
     return error, None
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, whoever has raised it.
+
+    Args:
+        error: Any.
+    """
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):

@@ -44,14 +44,15 @@ class Call:
         self.future.set_running_or_notify_cancel()
 
 
-def _context() -> Any:
+def context() -> Any:
+    """Return how worker processes are started here."""
     # On Linux workers are forked off a server that has imported everything once and does nothing else: they start in a
     # moment and share its memory. It has no threads and has not touched a GPU, as this process may have.
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([WARM])
-    return context
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([WARM])
+    return server
 
 
 class Slot:
@@ -74,9 +75,9 @@ class Slot:
             memory: GiB that it may take, or `None`.
         """
         environment = {**os.environ, **environment}
-        context = _context()
-        self.pipe, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, environment, threads, memory), name="wbench-worker")
+        kind = context()
+        self.pipe, theirs = kind.Pipe()
+        process = kind.Process(target=serve, args=(theirs, environment, threads, memory), name="wbench-worker")
         try:
             process.start()
         except OSError as error:
@@ -158,19 +159,28 @@ class Slot:
             if process.exitcode is None:
                 process.kill()
                 process.join(PATIENCE)
-            error = error or _obituary(process, ready)
+            error = error or obituary(process, ready)
         self.process, self.ready = None, False
         self._settle(error)
 
 
-def _obituary(process: BaseProcess, ready: bool) -> WorkerDiedError:
+def obituary(
+    process: BaseProcess, ready: bool, remedy: str = "take fewer workers, or a limit with memory="
+) -> WorkerDiedError:
+    """Return what a worker died of.
+
+    Args:
+        process: It has ended.
+        ready: Whether it had come so far as to take calls.
+        remedy: What to do where memory may have run out.
+    """
     code = process.exitcode
     cause = f"ended with exit code {code}"
     if code is not None and code < 0:
         cause = f"was killed by {signal.Signals(-code).name if -code in set(signal.Signals) else f'signal {-code}'}"
     advice = ""
     if code is not None and -code == getattr(signal, "SIGKILL", 9):
-        advice = "; the system may have run out of memory: take fewer workers, or a limit with memory="
+        advice = f"; the system may have run out of memory: {remedy}"
     elif not ready:
         advice = (
             " while it started; what it printed says why. A script needs `if __name__ == '__main__':` around its work"

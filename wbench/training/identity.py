@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from wbench.method import Method
 from wbench.recipe import Recipe
 from wbench.task import Task
+from wbench.training.compiled import compiled_digest
 
 ROOMS = ("knobs.py", "recipe.py", "splits.py", "task.py", "datasets.py", "method", "models", "ops", "tasks", "training")
 
@@ -34,7 +34,7 @@ def code_digest() -> str:
 
 @functools.cache
 def class_digest(cls: type) -> str:
-    """Return a digest of the file in which a method is written.
+    """Return a digest of the file in which a method is written, or of its compiled code where there is no file.
 
     Args:
         cls: The method's class.
@@ -43,10 +43,7 @@ def class_digest(cls: type) -> str:
     file = getattr(module, "__file__", None)
     if file and Path(file).exists():
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-    try:
-        return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()[:12]
-    except (OSError, TypeError):
-        return "unknown"
+    return compiled_digest(cls)
 
 
 def run_spec(

@@ -40,6 +40,7 @@ class Recorder:
         evaluate: Called every `eval_every` steps and after each phase; returns metric rows.
         eval_every: Steps between evaluations.
         on_step: Called after each step with (step, loss): progress bars.
+        on_probe: Called with (model, run) after each record of the probes, before the next step; it must leave both as they are.
 
     Raises:
         UnknownNameError: For a probe that does not exist.
@@ -56,13 +57,14 @@ class Recorder:
         evaluate: Callable[[], list[dict[str, Any]]] | None = None,
         eval_every: int | None = None,
         on_step: Callable[[int, float], None] | None = None,
+        on_probe: Callable[[nn.Module, Context], None] | None = None,
     ) -> None:
         for name in probes:
             if name not in PROBES:
                 raise UnknownNameError(f"'{name}' cannot be recorded during training.{closest(name, PROBES)}")
         self.sink, self.probes, self.every, self.total_steps = sink, probes, max(1, every), total_steps
         self.observers = tuple(method for method in methods if type(method).overrides("observe")) if probes else ()
-        self.evaluate, self.eval_every, self.on_step = evaluate, eval_every, on_step
+        self.evaluate, self.eval_every, self.on_step, self.on_probe = evaluate, eval_every, on_step, on_probe
         self.seconds: dict[str, float] = {}
         self._before: dict[str, Tensor] | None = None
         self._invariant: set[str] | None = None
@@ -159,6 +161,8 @@ class Recorder:
             frame = self._timed(method.id, method.observe, model, ctx)
             if frame is not None and len(frame):
                 self._keep(f"method.{method.id}", frame, step)
+        if self.on_probe is not None and step == ctx.step:
+            self.on_probe(model, ctx)
 
     def _effective_lr(self, model: nn.Module, optimizer: torch.optim.Optimizer, ctx: Context) -> None:
         from wbench.probes import effective_lr, snapshot

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
+from wbench.method import Context
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.task import Task
@@ -70,7 +71,14 @@ def train(
     return find(job, store) or train_job(job, store, progress=progress, on_step=on_step)
 
 
-def train_job(job: Job, store: RunStore, *, progress: bool = False, on_step: OnStep | None = None) -> Run:
+def train_job(
+    job: Job,
+    store: RunStore,
+    *,
+    progress: bool = False,
+    on_step: OnStep | None = None,
+    on_probe: Callable[[nn.Module, Context], None] | None = None,
+) -> Run:
     """Train a described run and record it, whether or not the store has it already.
 
     Args:
@@ -78,6 +86,7 @@ def train_job(job: Job, store: RunStore, *, progress: bool = False, on_step: OnS
         store: Where the run is kept.
         progress: As in `train`.
         on_step: As in `train`.
+        on_probe: Called with (model, run) after each record of the probes; it must leave both as they are.
 
     Returns:
         As `train`.
@@ -89,7 +98,7 @@ def train_job(job: Job, store: RunStore, *, progress: bool = False, on_step: OnS
     session = Session(job, store)
     bar = StepBar(progress, job.recipe.total_steps, on_step)
     with seeded(derive(job.seed, "training"), job.device), threads(job.device), bar as tell:
-        session.recorder.on_step = tell
+        session.recorder.on_step, session.recorder.on_probe = tell, on_probe
         try:
             session.run()
         except (KeyboardInterrupt, Exception) as error:
