@@ -1,0 +1,1 @@
+"""The workbench: controls, live panel and comparison inside JupyterLab."""
