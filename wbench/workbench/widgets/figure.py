@@ -11,7 +11,16 @@ import numpy as np
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-SHORT = {"i1": "int8", "i2": "int16", "i4": "int32", "u1": "uint8", "u2": "uint16", "u4": "uint32", "f4": "float32", "f8": "float64"}
+SHORT = {
+    "i1": "int8",
+    "i2": "int16",
+    "i4": "int32",
+    "u1": "uint8",
+    "u2": "uint16",
+    "u4": "uint32",
+    "f4": "float32",
+    "f8": "float64",
+}
 FEW = 8  # so short an array is a list: plotly.js refuses a typed one for a range or a domain
 LOSS = 1e-4  # of the values' span; so much float32 may move a point
 
@@ -48,7 +57,7 @@ def _typed(values: np.ndarray) -> Any:
     if values.size <= FEW or kind is None:
         return _packed(values.tolist())
     values = narrow
-    packed = {"dtype": kind, "bdata": base64.b64encode(np.ascontiguousarray(values)).decode("ascii")}
+    packed = {"dtype": kind, "bdata": base64.b64encode(values.tobytes()).decode("ascii")}
     return packed if values.ndim == 1 else {**packed, "shape": ", ".join(map(str, values.shape))}
 
 
