@@ -1,0 +1,3 @@
+"""Fixtures of all browser tests."""
+
+from lab import browser, lab  # noqa: F401

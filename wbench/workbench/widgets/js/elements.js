@@ -1,0 +1,23 @@
+// An element with properties, attributes and children; text is always text.
+export function element(tag, { attributes = {}, ...properties } = {}, children = []) {
+  const made = Object.assign(document.createElement(tag), properties);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+// Runs at most once a frame of the browser, however often it is asked for.
+export function onceAFrame(action) {
+  let asked = 0;
+  const ask = () => {
+    asked ||= requestAnimationFrame(() => {
+      asked = 0;
+      action();
+    });
+  };
+  ask.cancel = () => {
+    cancelAnimationFrame(asked);
+    asked = 0;
+  };
+  return ask;
+}

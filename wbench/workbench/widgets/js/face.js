@@ -1,0 +1,84 @@
+import { element, onceAFrame } from "./elements.js";
+import { save } from "./save.js";
+import { themeOf, watchTheme } from "./theme.js";
+
+function tell(model, key, value) {
+  if (model.get(key) === value) return;
+  model.set(key, value);
+  model.save_changes();
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copyBySelection(text); // no permission, or a page without TLS
+  }
+}
+
+function copyBySelection(text) {
+  const focused = document.activeElement;
+  const area = element("textarea", { value: text, readOnly: true, attributes: { style: "position:fixed;opacity:0" } });
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  focused?.focus?.({ preventScroll: true });
+  return done;
+}
+
+function nameSliders(names) {
+  for (const [name, { label, valuetext }] of Object.entries(names)) {
+    document.querySelectorAll(`.${CSS.escape(name)} .noUi-handle`).forEach((handle, place) => {
+      write(handle, "aria-label", label);
+      write(handle, "aria-valuetext", [].concat(valuetext)[place]);
+    });
+  }
+}
+
+function write(handle, attribute, text) {
+  if (text !== undefined && text !== null && handle.getAttribute(attribute) !== text) handle.setAttribute(attribute, text);
+}
+
+export default {
+  initialize({ model }) {
+    const act = async (message) => {
+      if (message.kind === "download") save(message.name, message.text, message.mime);
+      else if (message.kind === "copy") tell(model, "copied", await copy(message.text));
+    };
+    model.on("msg:custom", act);
+    return () => model.off("msg:custom", act);
+  },
+
+  render({ model, el }) {
+    const root = element("div", { className: "wbench-face", attributes: { style: "width:100%" } });
+    el.append(root);
+    const look = () => tell(model, "theme", themeOf(root));
+    const measure = () => root.offsetWidth && tell(model, "width", root.offsetWidth);
+    const name = onceAFrame(() => nameSliders(model.get("names")));
+    const showBusy = () => root.setAttribute("aria-busy", model.get("busy"));
+
+    const stopTheme = watchTheme(look);
+    const sizes = new ResizeObserver(() => {
+      measure();
+      look(); // it is on the page only now
+    });
+    sizes.observe(root);
+    // the slider writes its own text at each move and each new drawing
+    const sliders = new MutationObserver(name);
+    sliders.observe(document.body, { subtree: true, childList: true, attributeFilter: ["aria-valuetext"] });
+    model.on("change:names", name);
+    model.on("change:busy", showBusy);
+    name();
+    showBusy();
+    return () => {
+      stopTheme();
+      sizes.disconnect();
+      sliders.disconnect();
+      name.cancel();
+      model.off("change:names", name);
+      model.off("change:busy", showBusy);
+    };
+  },
+};
