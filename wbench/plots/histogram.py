@@ -43,7 +43,7 @@ def rebin(left: np.ndarray, right: np.ndarray, count: np.ndarray, edges: np.ndar
     return np.diff(np.interp(edges, ends, mass))
 
 
-def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, step: int | None = None) -> go.Figure:
+def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, step: int | None = None, columns: int = 3) -> go.Figure:
     """Draw the density of weights, layer by layer; runs share bins and axes, a slider scrubs the steps.
 
     Args:
@@ -51,6 +51,7 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, 
         layer: One layer; default: the six largest.
         bins: Bins of the picture, over the range of all its runs and steps.
         step: Only the state there (the nearest earlier one that was recorded), without a slider; the bins stay those of all steps.
+        columns: Panels side by side.
 
     Returns:
         A figure.
@@ -68,7 +69,7 @@ def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, 
     parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
     edges = {name: common_edges([parts[name, run] for run in runs], bins) for name in layers}
     low, high = dict.fromkeys(layers, np.inf), dict.fromkeys(layers, 0.0)
-    grid = Grid([f"layer {name}" for name in layers])
+    grid = Grid([f"layer {name}" for name in layers], columns=columns)
 
     def traces_at(step: int) -> list[Any]:
         traces = []

@@ -53,6 +53,7 @@ def metrics(
     smooth: float = 0.0,
     seeds: Literal["interval", "lines"] = "interval",
     x: str = "step",
+    columns: int = 2,
 ) -> go.Figure:
     """Draw metrics over steps, a panel a metric and split; several seeds of a run become their mean with a 95 % interval.
 
@@ -65,6 +66,7 @@ def metrics(
         smooth: Weight of an exponential moving average, see `smoothed`; the line itself stays, fainter.
         seeds: `interval`, or `lines`: each seed as a line of its own.
         x: Column of the horizontal axis.
+        columns: Panels side by side.
 
     Returns:
         A figure.
@@ -85,7 +87,7 @@ def metrics(
     if not wanted:
         return empty("metrics")
     shown = wanted[:MAX_PANELS]
-    grid, traces = Grid(shown, columns=2), []
+    grid, traces = Grid(shown, columns=columns), []
     for run, index in runs_of(frame).items():
         named = False
         for place, what in enumerate(shown):

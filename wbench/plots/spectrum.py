@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DECADES = 4.0  # shown below the largest value
 
 
-def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None = None) -> go.Figure:
+def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None = None, columns: int = 3) -> go.Figure:
     """Draw singular values against their index, layer by layer; runs side by side, a slider scrubs the steps.
 
     The axis shows four decades below a layer's largest value; zeros lie beneath it.
@@ -37,6 +37,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
         frame: From `probes.spectrum`; `step` and `run` columns are used when there.
         layer: One layer; default: the six largest.
         step: Only the state there (the nearest earlier one that was recorded), without a slider; the axes stay.
+        columns: Panels side by side.
 
     Returns:
         A figure.
@@ -53,7 +54,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
     title = omitted(frame, layers, layer)
     parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
     ranges = {name: _range(frame[frame["layer"] == name]["singular_value"].to_numpy(float)) for name in layers}
-    grid = Grid([f"layer {name}" for name in layers])
+    grid = Grid([f"layer {name}" for name in layers], columns=columns)
 
     def traces_at(step: int) -> list[Any]:
         traces = []

@@ -10,7 +10,6 @@ import ipywidgets as ipw
 
 from wbench.errors import RunError, WBenchError
 from wbench.runs.store import flatten
-from wbench.workbench.engine.chore import Chore
 from wbench.workbench.panels import Drawn
 from wbench.workbench.panels.look import quietly
 from wbench.workbench.script import script
@@ -18,6 +17,7 @@ from wbench.workbench.shelf import task_short
 from wbench.workbench.trees import close_tree
 
 if TYPE_CHECKING:
+    from wbench.workbench.engine.chore import Chore
     from wbench.workbench.workbench import Workbench
 
 BADGES = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "invalid": "!"}

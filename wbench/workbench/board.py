@@ -17,6 +17,7 @@ from wbench.workbench.widgets import PlotView
 
 TABS = (("Overview", OVERVIEW), *((panel.title, (panel,)) for panel in ALONE))
 DASHES = ("solid", "dashed", "dotted", "double")
+NARROW = 1250  # pixels below which panels stand one below the other; the same as in the style
 LARGEST = "the largest few"
 
 
@@ -29,11 +30,13 @@ class Board:
     Attributes:
         box: What is shown.
         shown: What is on display.
+        width: Pixels of the whole workbench.
     """
 
     def __init__(self, act: Callable[[Callable[[], None]], None]) -> None:
         self._act = act
         self.shown: list[Shown] = []
+        self.width = NARROW
         self.fillers: dict[str, Callable[[], Drawn]] = {}
         self.opened: Callable[[str], None] = lambda _: None
         self._views: dict[str, PlotView] = {}
@@ -59,11 +62,11 @@ class Board:
         self.newest.observe(lambda change: self._act(lambda: self._stay(change["new"])), "value")
         wide = {"width": "auto"}
         self.layer = ipw.Dropdown(options=[LARGEST], value=LARGEST, description="layers", style={"description_width": "42px"}, layout={"width": "210px"})
-        self.over = ipw.Dropdown(options=[("at the cursor", "cursor"), ("over the steps", "steps")], description="weights", style={"description_width": "50px"}, layout={"width": "190px"})
+        self.over = ipw.Dropdown(options=[("at the cursor", "cursor"), ("over the steps", "steps")], description="weights", style={"description_width": "58px"}, layout={"width": "200px"})
         self.seeds = ipw.Dropdown(options=[("interval", "interval"), ("all lines", "lines")], description="seeds", style={"description_width": "40px"}, layout={"width": "145px"})
-        self.axis = ipw.Dropdown(options=["step", "samples"], description="x axis", style={"description_width": "42px"}, layout={"width": "140px"})
-        self.smooth = ipw.FloatSlider(value=0.0, min=0.0, max=0.99, step=0.01, description="smoothing", readout_format=".2f", style={"description_width": "68px"},
-                                      layout={"width": "230px"}, tooltip="Weight of an exponential moving average; 0: the line as recorded.")  # fmt: skip
+        self.axis = ipw.Dropdown(options=["step", "samples"], description="x axis", style={"description_width": "46px"}, layout={"width": "150px"})
+        self.smooth = ipw.FloatSlider(value=0.0, min=0.0, max=0.99, step=0.01, description="smoothing", readout_format=".2f", style={"description_width": "76px"},
+                                      layout={"width": "250px"}, tooltip="Weight of an exponential moving average; 0: the line as recorded.")  # fmt: skip
         self.smooth.add_class("wbench-smooth")
         for control in (self.layer, self.over, self.seeds, self.axis, self.smooth):
             control.observe(lambda _: self._act(self.redraw), "value")
@@ -105,7 +108,8 @@ class Board:
         """How the user wants to see things."""
         layer = None if self.layer.value == LARGEST else self.layer.value
         return Look(
-            self.cursor, layer, float(self.smooth.value), self.seeds.value, self.axis.value, self.over.value
+            self.cursor, layer, float(self.smooth.value), self.seeds.value, self.axis.value, self.over.value,
+            2 if self.width >= NARROW else 3,
         )  # fmt: skip
 
     @property
@@ -250,6 +254,8 @@ class Board:
             if panel.id not in self._views:
                 view = PlotView(name=panel.title)
                 view.add_class("wbench-view")
+                if panel.wide:
+                    view.add_class("wbench-whole")
                 view.csv = lambda name=panel.id: self._csv(name)  # type: ignore[misc]
                 view.on_pick(lambda x: self._act(lambda: self.set_cursor(x)))
                 self._views[panel.id] = view

@@ -63,7 +63,7 @@ class Setup:
         self.method_menu.observe(lambda change: self._add(change["new"]), "value")
         self.seed_field = ipw.BoundedIntText(value=0, min=0, max=10**6, description="seed", layout={"width": "50%"}, style={"description_width": "40px"})
         self.seeds_field = ipw.BoundedIntText(
-            value=1, min=1, max=32, description="how many", layout={"width": "50%"}, style={"description_width": "65px"},
+            value=1, min=1, max=32, description="how many", layout={"width": "50%"}, style={"description_width": "72px"},
             tooltip="Seeds from the first one on; several give an interval.",
         )  # fmt: skip
         self.start_menu = ipw.Dropdown(
@@ -240,7 +240,7 @@ class Setup:
         cls = type(method)
         group: KnobGroup[Method] = KnobGroup(method, self._tell)
         self._cards[cls.id] = group
-        off = ipw.Button(description="×", tooltip=f"take {cls.id} off", layout={"width": "30px"})
+        off = ipw.Button(description="×", tooltip=f"take {cls.id} off", layout={"width": "28px", "padding": "0"})
         off.add_class("wbench-off")
         off.on_click(lambda _: (self._take_off(cls.id), self._tell()))
         head = ipw.HTML(_card(method), layout={"width": "calc(100% - 34px)"})

@@ -19,6 +19,7 @@ STYLE = """<style>
 .wbench-area { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 8px; }
 .wbench-area.wbench-one { grid-template-columns: minmax(0, 1fr); }
 .wbench-view { min-width: 0; }
+.wbench-whole { grid-column: 1 / -1; }
 @container (max-width: 1250px) { .wbench-area { grid-template-columns: minmax(0, 1fr); } }
 .wbench-tabs .widget-toggle-button { width: auto; }
 .wbench-wide { overflow-x: auto; max-width: 100%; }

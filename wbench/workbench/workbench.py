@@ -102,16 +102,21 @@ class Workbench:
         self.eager = ipw.Checkbox(value=False, description="run when a slider rests", indent=False, layout={"width": "auto"})
         self.run_button.on_click(lambda _: self._loop.act(self.run))
         self.stop_button.on_click(lambda _: self._stop_now())
-        self.bar = ipw.FloatProgress(value=0.0, min=0.0, max=1.0, layout={"width": "100%", "visibility": "hidden"})
+        self.bar = ipw.FloatProgress(value=0.0, min=0.0, max=1.0, layout={"width": "calc(100% - 8px)", "display": "none"})
         self.status = ipw.HTML()
         self.status.add_class("wbench-status")
         self.box = self._laid_out()
         self.face.names = {**self.setup.spoken(), **_SPOKEN}
+        self.face.observe(lambda change: self._loop.act(partial(self._resized, change["new"])), "width")
         self.board.fillers["settings"] = self.actions.parallel
         self.shelf.refresh()
         self._relist()
         self.trainer.warm()
         self._changed()
+
+    def _resized(self, width: int) -> None:
+        self.board.width = width
+        self.board.redraw()
 
     def _laid_out(self) -> ipw.Widget:
         buttons = ipw.HBox([self.run_button, self.stop_button], layout={"width": "100%"})
@@ -277,7 +282,7 @@ class Workbench:
             self.say(f"{wanted.name} failed: {message.message}", wrong=True, more=message.traceback)
         self.shelf.refresh()
         if not self._wanted:
-            self.bar.layout.visibility = "hidden"
+            self.bar.layout.display = "none"
             self._refine()
         self._relist()
         self._show()
@@ -287,7 +292,7 @@ class Workbench:
     def _say_progress(self) -> None:
         total = sum(max(1, wanted.live.steps) for wanted in self._wanted.values())
         done = sum(wanted.live.step for wanted in self._wanted.values())
-        self.bar.layout.visibility = "visible"
+        self.bar.layout.display = None
         self.bar.value = min(1.0, done / max(1, total))
         first = next(iter(self._wanted.values()), None)
         if first is not None:

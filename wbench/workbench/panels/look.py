@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from wbench.workbench.shown import Shown
 
@@ -25,6 +25,7 @@ class Look:
         seeds: Seeds as one line with an interval, or each by itself.
         x: Horizontal axis of curves.
         over: Weights and spectra of all at the cursor, or over the steps.
+        columns: Panels side by side in a figure that has half of the width.
         metrics: Metrics in runs without steps, and others, as `split name`; empty: what is usual.
     """
 
@@ -34,6 +35,7 @@ class Look:
     seeds: Literal["interval", "lines"] = "interval"
     x: Literal["step", "samples"] = "step"
     over: Literal["cursor", "steps"] = "cursor"
+    columns: int = 2
     metrics: tuple[str, ...] = ()
 
 
@@ -62,6 +64,7 @@ class Panel:
         draw: From what is on display and how, to what is seen.
         tables: Tables that it draws, of which a new record means drawing anew; `method.` stands for all methods' own.
         moves: Whether it depends on the cursor beyond the line that marks it.
+        wide: Whether it takes the whole width.
     """
 
     id: str
@@ -69,7 +72,7 @@ class Panel:
     draw: Callable[[Sequence[Shown], Look], Drawn]
     tables: tuple[str, ...] = ()
     moves: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    wide: bool = False
 
 
 def quietly(draw: Callable[..., go.Figure], *args: Any, **options: Any) -> go.Figure:

@@ -36,7 +36,7 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
     present = (during["split"] + " " + during["name"]).unique().tolist()
     names = tuple(look.metrics) or tuple(name for name in USUAL if name in present) or tuple(present)
-    figure = quietly(plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x)
+    figure = quietly(plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=3)
     axes = [f"x{place + 1 if place else ''}" for place in range(len(names))]
     figure.update_layout(meta={"step_axes": axes if look.x == "step" else []})
     return Drawn(figure, _said(during, names[0], look, shown), during)
@@ -59,10 +59,10 @@ def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
 
 
 def _bars(final: Any) -> Any:
+    import plotly.graph_objects as go
+
     from wbench.plots._grid import Grid
     from wbench.plots._style import axes_of, colour_of, runs_of, text
-
-    import plotly.graph_objects as go
 
     whats = (final["split"] + " " + final["name"]).unique().tolist()[:6]
     grid, traces = Grid(whats, columns=3), []
@@ -100,5 +100,5 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
     return Drawn(figure, said, frame)
 
 
-CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",))
-RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",))
+CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), wide=True)
+RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), wide=True)

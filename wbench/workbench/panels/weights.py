@@ -27,7 +27,7 @@ def weights(shown: Sequence[Shown], look: Look) -> Drawn:
         return Drawn(figure, f"Density over the steps, the newest strongest; same bins and axes.{_seeds(shown)}", frame)
     rows, where = at(frame, look.cursor)
     step = int(frame["step"].max()) if look.cursor is None else look.cursor
-    figure = quietly(plots.histogram, frame, layer=layer, step=step)
+    figure = quietly(plots.histogram, frame, layer=layer, step=step, columns=look.columns)
     return Drawn(figure, f"Weights at {where}; shared bins.{_seeds(shown)}", rows)
 
 
@@ -50,7 +50,7 @@ def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
         figure = quietly(plots.spectrum_steps, frame, layer=layer, cursor=look.cursor)
     else:
         step = int(frame["step"].max()) if look.cursor is None else look.cursor
-        figure = quietly(plots.spectrum, frame, layer=layer, step=step)
+        figure = quietly(plots.spectrum, frame, layer=layer, step=step, columns=look.columns)
     said = f"Singular values at {where}; stable ranks {ranks.min():.3g} to {ranks.max():.3g}.{_seeds(shown)}"
     return Drawn(figure, said, rows if look.over == "cursor" else frame)
 
