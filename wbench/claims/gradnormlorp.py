@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from wbench.claims._arms import RATES, adapted
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods import DoRA, GaLore, GradNormLoRP, LoRA
@@ -17,12 +18,10 @@ from wbench.study import Arm
 from wbench.tasks import Digits
 
 if TYPE_CHECKING:
-    from wbench.method import Adapter
     from wbench.runs import Run
 
 _BASE = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant", "steps": 400}
 _RECIPE = Recipe(optimizer="adam", lr=1e-2, schedule="cosine", batch_size=64, steps=150)
-_RATES = {"lr": (3e-3, 1e-2, 3e-2, 1e-1)}
 
 
 def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
@@ -39,11 +38,6 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     return {**final_metrics(arm, run, runs), "state": float(run.memory["optimizer"])}
 
 
-def _arm(method: Adapter | GaLore) -> Arm:
-    tuned = method if isinstance(method, GaLore) else method.replace(trainable="head")
-    return Arm((tuned,), start="base", grid=_RATES, probes=())
-
-
 claim = Claim(
     id="gradnormlorp",
     statement="Normalised weights with a low-rank update whose gradients are projected fine-tune better than LoRA of the same rank, with "
@@ -54,12 +48,12 @@ claim = Claim(
     recipes={"smoke": _RECIPE.replace(steps=10), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=1500)},
     arms={
         "base": Arm(task=Digits(classes="0-4"), recipe=_BASE, at_smoke={"steps": 40}, probes=()),
-        "gradnormlorp": _arm(GradNormLoRP()),
-        "not_normalised": _arm(GradNormLoRP(normalize=False)),
-        "dora": _arm(DoRA(rank=8)),
-        "lora8": _arm(LoRA(rank=8)),
-        "lora4": _arm(LoRA(rank=4)),
-        "galore": _arm(GaLore(rank=8, update_proj_gap=25, scale=1.0, layers="blocks.*")),
+        "gradnormlorp": adapted(GradNormLoRP()),
+        "not_normalised": adapted(GradNormLoRP(normalize=False)),
+        "dora": adapted(DoRA(rank=8)),
+        "lora8": adapted(LoRA(rank=8)),
+        "lora4": adapted(LoRA(rank=4)),
+        "galore": Arm((GaLore(rank=8, update_proj_gap=25, scale=1.0, layers="blocks.*"),), start="base", grid=RATES),
     },
     method="gradnormlorp",
     control="not_normalised",

@@ -291,12 +291,8 @@ class QGaLore(GaLore):
 
         if ctx is None or not isinstance(ctx.optimizer, QGaLoreAdamW):
             return None
-        rows = []
-        for group in ctx.optimizer.param_groups:
-            for name, param in zip(group["names"], group["params"], strict=True):
-                state = ctx.optimizer.state.get(param, {})
-                if "refreshes" in state:
-                    keys = ("cosine", "refreshes", "overlap", "move", "changed")
-                    row = {key: state.get(key, math.nan) for key in keys}
-                    rows.append({"layer": name, "gap": state.get("gap", group["update_proj_gap"]), **row})
+        keys, rows = ("cosine", "refreshes", "overlap", "move", "changed"), []
+        for name, group, state in ctx.optimizer.subspaces():
+            row = {key: state.get(key, math.nan) for key in keys}
+            rows.append({"layer": name, "gap": state.get("gap", group["update_proj_gap"]), **row})
         return pd.DataFrame(rows) if rows else None
