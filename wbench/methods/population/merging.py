@@ -65,17 +65,14 @@ class Merging(Population):
     needs_base: ClassVar[bool] = True
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64, torch.bfloat16)
 
+    @abstractmethod
     def fold(self, model: nn.Module, base: Vector) -> Fold:
         """Return what takes the models in.
 
         Args:
             model: One of the architecture.
             base: The base's parameters; empty where there is none.
-
-        Raises:
-            NotImplementedError: Unless overridden.
         """
-        raise NotImplementedError
 
     def arrival(self, roles: list[str], ctx: Context) -> list[str]:
         """Return the order in which the models arrive.
