@@ -10,7 +10,8 @@ from torch.nn.utils import parametrizations
 
 import wbench as wb
 from wbench.methods import LayerNormOnly, NaP
-from wbench.methods.optimizer.nap import OffsetRMSNorm, frobenius, project_affine, project_weight
+from wbench.methods.optimizer.nap import frobenius, project_affine, project_weight
+from wbench.methods.optimizer.nap_norms import OffsetRMSNorm
 
 
 def trunk(seed=0, act=nn.ReLU, bias=True, head_bias=True):
