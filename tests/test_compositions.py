@@ -188,6 +188,12 @@ def test_a_rebuilt_model_that_is_then_rewritten_is_restored(methods):
     assert torch.allclose(after[name], 3 * after[name.replace("one", "other")])
 
 
+def test_norms_without_projection_stand_beside_an_adapter_of_every_layer():
+    _, start, _, after = trained(NaP(project=False), Bone(r=8))
+    assert all(not torch.equal(after[f"{layer}.weight"], start[f"{layer}.weight"]) for layer in (FIRST, SECOND, THIRD))
+    assert torch.equal(after["blocks.0.norm.weight"], torch.ones(32))
+
+
 def test_models_adapted_from_one_base_merge_by_what_adapting_changed(tmp_path):
     base = wb.train(TASK, recipe=RECIPE.replace(steps=30), probes=())
     members = {
@@ -245,6 +251,10 @@ class Guess(EstimatorMethod):
         ),
         ((LaMDA(), ReSTE()), r"reste changes the architecture, so it must be put on before lamda: \[reste, lamda\]"),
         ((Bone(), NaP()), r"nap changes the architecture, so it must be put on before bone: \[nap, bone\]"),
+        (
+            (NaP(), Bone()),
+            "bone freezes .* nap, which rewrites the weights of blocks.0.linear, .* would do nothing",
+        ),
         ((Bone(), LoRA(rank=2)), "lora: layer 'blocks.0.linear.base' is adapted by bone already"),
         ((NaP(), WeightCompander()), "nap excludes parametrization methods"),
         ((WeightCompander(), Factorized()), "factorized: layer 'blocks.0.linear' is parametrised by another method"),

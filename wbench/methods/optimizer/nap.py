@@ -138,7 +138,13 @@ class NaP(OptimizerMethod):
             )
         if self.project and self.granularity == "row":
             warnings.warn("nap: granularity='row' changes the function, as layer norms mix the rows", stacklevel=2)
-        for name, consumer in self._trunk(model).items():
+        trunk = self._trunk(model)
+        if self.project and not any(model.get_submodule(name).weight.requires_grad for name in trunk):
+            raise FitError(
+                f"nap: every weight that it would project is frozen ({', '.join(trunk)}), so that it would do nothing; leave one "
+                "trainable, or put norms alone: project=False"
+            )
+        for name, consumer in trunk.items():
             model = self._normalize(model, name, consumer)
         return model
 
@@ -199,6 +205,7 @@ class NaP(OptimizerMethod):
         if self.project:
             fan_out = math.sqrt(layer.weight.shape[0])  # type: ignore[index,union-attr,arg-type]
             radius = frobenius(layer.weight, self.granularity)  # type: ignore[arg-type]
+            layer.wbench_rewriter = self.id  # type: ignore[assignment]
             layer.register_buffer("nap_radius", radius if self.target == "init" else torch.full_like(radius, fan_out))
             if self.match_implicit_schedule:
                 layer.register_buffer("nap_virtual_norm", frobenius(layer.weight))  # type: ignore[arg-type]
@@ -258,8 +265,9 @@ class NaP(OptimizerMethod):
             for name in ("nap_radius", "nap_virtual_norm"):
                 if name in module._buffers:
                     delattr(module, name)
-            if hasattr(module, "nap_affine"):
-                del module.nap_affine
+            for name in ("nap_affine", "wbench_rewriter"):
+                if hasattr(module, name):
+                    delattr(module, name)
         return model
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
