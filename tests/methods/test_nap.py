@@ -10,8 +10,9 @@ from torch.nn.utils import parametrizations
 
 import wbench as wb
 from wbench.methods import LayerNormOnly, NaP
-from wbench.methods.optimizer.nap import frobenius, project_affine, project_weight
+from wbench.methods.optimizer.nap import project_affine, project_weight
 from wbench.methods.optimizer.nap_norms import OffsetRMSNorm
+from wbench.ops.norms import frobenius
 
 
 def trunk(seed=0, act=nn.ReLU, bias=True, head_bias=True):

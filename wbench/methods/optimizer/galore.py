@@ -268,12 +268,12 @@ class GaLore(OptimizerMethod):
             if not any(isinstance(module, nn.Embedding) for _, module, _ in places.get(id(param), []))
         }
         if not chosen:
-            raise FitError(f"galore: no trainable linear or convolutional weight among layers={self.layers!r}")
+            raise FitError(f"{self.id}: no trainable linear or convolutional weight among layers={self.layers!r}")
         for name, param in chosen.items():
             shape = (param.shape[0], param[0].numel())
             if self.rank is not None and self.rank > min(shape):
                 raise FitError(
-                    f"galore: rank must be between 1 and min(m, n) = {min(shape)} for '{name}' of shape {shape}, got {self.rank}"
+                    f"{self.id}: rank must be between 1 and min(m, n) = {min(shape)} for '{name}' of shape {shape}, got {self.rank}"
                 )
         return chosen
 

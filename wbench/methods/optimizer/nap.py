@@ -27,23 +27,8 @@ from wbench.errors import FitError
 from wbench.method import Context, Method, OptimizerMethod, Paper, Stage, knob, replace_module
 from wbench.methods.optimizer.nap_norms import make_norm
 from wbench.ops.graph import BATCH_NORMS, Consumer, consumers, followers
+from wbench.ops.norms import frobenius
 from wbench.recipe import Recipe
-
-
-def frobenius(weight: Tensor, granularity: str = "tensor") -> Tensor:
-    """Return the norm of a weight in float32 at least.
-
-    Args:
-        weight: (out, ...).
-        granularity: `tensor`: one number; `row`: one an output row.
-
-    Returns:
-        Scalar, or (out, 1, ...).
-    """
-    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    if granularity == "tensor":
-        return wide.norm()
-    return wide.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
 
 
 @torch.no_grad()
