@@ -18,6 +18,8 @@ from wbench.methods import OPCM, Bone, FrozenProjection, GaLore, LoRA, NaP, Weig
 from wbench.methods.adapter.lamda import LaMDA
 from wbench.methods.optimizer.q_galore import QGaLore
 from wbench.methods.parametrization.reste import ReSTE
+from wbench.methods.transform.bitstack import BitStack
+from wbench.methods.transform.low_rank_trained import LowRankTrained
 
 TASK = wb.tasks.Digits(hidden=(32, 32, 32), train_size=256)
 RECIPE = wb.Recipe(optimizer="adam", lr=1e-2, steps=8, batch_size=64)
@@ -188,6 +190,21 @@ def test_a_rebuilt_model_that_is_then_rewritten_is_restored(methods):
     assert torch.allclose(after[name], 3 * after[name.replace("one", "other")])
 
 
+def test_norms_without_projection_stand_beside_an_adapter_of_every_layer():
+    _, start, _, after = trained(NaP(project=False), Bone(r=8))
+    assert all(not torch.equal(after[f"{layer}.weight"], start[f"{layer}.weight"]) for layer in (FIRST, SECOND, THIRD))
+    assert torch.equal(after["blocks.0.norm.weight"], torch.ones(32))
+
+
+def test_what_one_run_cannot_hold_the_second_transform_does_to_the_restored_model():
+    run, _, _, after = trained(BitStack(layers=FIRST, n_iter=2, nsamples=8))
+    model = LowRankTrained(layers=SECOND, rank=4, whiten=False).finish(wb.restore(run))
+    weight = after[f"{SECOND}.weight"].double()
+    left = torch.linalg.svd(weight)[0][:, :4]
+    assert torch.allclose(model.get_submodule(SECOND).weight.double(), left @ left.T @ weight, atol=1e-6)
+    assert all(torch.equal(value, after[name]) for name, value in model.state_dict().items() if name.startswith(FIRST))
+
+
 def test_models_adapted_from_one_base_merge_by_what_adapting_changed(tmp_path):
     base = wb.train(TASK, recipe=RECIPE.replace(steps=30), probes=())
     members = {
@@ -245,10 +262,18 @@ class Guess(EstimatorMethod):
         ),
         ((LaMDA(), ReSTE()), r"reste changes the architecture, so it must be put on before lamda: \[reste, lamda\]"),
         ((Bone(), NaP()), r"nap changes the architecture, so it must be put on before bone: \[nap, bone\]"),
+        (
+            (NaP(), Bone()),
+            "bone freezes .* nap, which rewrites the weights of blocks.0.linear, .* would do nothing",
+        ),
         ((Bone(), LoRA(rank=2)), "lora: layer 'blocks.0.linear.base' is adapted by bone already"),
         ((NaP(), WeightCompander()), "nap excludes parametrization methods"),
         ((WeightCompander(), Factorized()), "factorized: layer 'blocks.0.linear' is parametrised by another method"),
         ((LoRA(rank=2), GaLore(rank=2)), "galore: no trainable linear or convolutional weight"),
+        (
+            (BitStack(layers=FIRST), LowRankTrained(layers=SECOND)),
+            "bitstack and low_rank_trained cannot be used together: each gives the finished model a form of its own",
+        ),
         ((OPCM(), GaLore()), "opcm, galore: a population or estimator method stands alone"),
         ((WeightCompander(), Guess()), "weight_compander, guess: a population or estimator method stands alone"),
         ((Guess(), OPCM()), "guess, opcm: a population or estimator method stands alone"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,28 @@ def frames() -> dict[str, pd.DataFrame]:
 
 
 DRAW: dict[str, Callable[[pd.DataFrame], Any]] = {
-    "histogram": plots.histogram, "spectrum": plots.spectrum, "effective_lr": plots.effective_lr, "metrics": plots.metrics,
-    "landscape": plots.landscape, "landscape2d": plots.landscape, "companding": plots.companding, "delta": plots.delta,
-    "subspace": plots.subspace, "intervals": plots.intervals, "plasticity": plots.plasticity,
+    "aggregation": plots.aggregation, "ball": plots.ball, "blocks": plots.blocks, "calibration": plots.calibration,
+    "companding": plots.companding, "core": plots.core, "delta": plots.delta, "effective_lr": plots.effective_lr,
+    "equilibrium": plots.equilibrium, "estimator": plots.estimator, "histogram": plots.histogram, "intervals": plots.intervals,
+    "landscape": plots.landscape, "landscape2d": plots.landscape, "lazy_subspace": plots.lazy_subspace, "merging": plots.merging,
+    "metrics": plots.metrics, "plasticity": plots.plasticity, "response": partial(plots.response, knobs=["rank"]), "rows": plots.rows,
+    "sharing": plots.sharing, "spectrum": plots.spectrum, "subspace": plots.subspace, "thresholds": plots.thresholds,
+    "utilisation": plots.utilisation,
 }  # fmt: skip
+LACKING = {  # a column that the figure needs; the others need `layer`
+    "aggregation": "part", "ball": "depth", "blocks": "place", "equilibrium": "arm", "intervals": "label", "landscape": "alpha",
+    "landscape2d": "alpha", "merging": "arrival", "metrics": "step", "plasticity": "arm", "response": "rank", "sharing": "what",
+    "subspace": "step", "utilisation": "share",
+}  # fmt: skip
+SLIDERS = ["histogram", "spectrum", "companding", "delta", "core", "estimator", "rows", "thresholds"]
+
+
+def test_every_figure_that_is_offered_is_drawn_here_and_its_table_is_there(frames: dict[str, pd.DataFrame]) -> None:
+    offered = {name for name in plots.__all__ if callable(getattr(plots, name))}
+    figures = {name for name in offered if inspect.signature(getattr(plots, name)).return_annotation == "go.Figure"}
+    assert offered - figures == {"rebin", "sheet"}
+    assert figures - set(DRAW) == set()
+    assert set(DRAW) == set(frames)
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -101,21 +121,12 @@ def test_an_empty_table_gives_an_empty_figure_and_a_warning(name: str, frames: d
 
 @pytest.mark.parametrize("name", DRAW)
 def test_a_table_that_lacks_a_column_is_refused_by_name(name: str, frames: dict[str, pd.DataFrame]) -> None:
-    needed = (
-        "label"
-        if name == "intervals"
-        else "arm"
-        if name == "plasticity"
-        else "step"
-        if name in {"metrics", "subspace"}
-        else None
-    )
-    column = needed or ("alpha" if name.startswith("landscape") else "layer")
+    column = LACKING.get(name, "layer")
     with pytest.raises(DataError, match=f"missing: {column}; given: "):
         DRAW[name](frames[name].drop(columns=column))
 
 
-@pytest.mark.parametrize("name", ["histogram", "spectrum", "companding", "delta"])
+@pytest.mark.parametrize("name", SLIDERS)
 def test_the_slider_has_a_step_for_each_record_and_its_frames_have_the_tables_values(
     name: str, frames: dict[str, pd.DataFrame]
 ) -> None:
@@ -169,6 +180,22 @@ def test_names_of_runs_are_text_and_never_html(frames: dict[str, pd.DataFrame]) 
         ))  # fmt: skip
         shown = {**figure.to_plotly_json()["layout"], "names": [trace.name for trace in figure.data]}
         assert not any("<a" in text for text in texts(shown))
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_names_in_a_table_are_text_in_axes_legend_and_hover(name: str, frames: dict[str, pd.DataFrame]) -> None:
+    frame = frames[name].copy()
+    for column in {"run", "layer", "arm", "model", "dictionary", "member", "label"} & set(frame.columns):
+        if frame[column].map(lambda value: isinstance(value, str)).all():
+            frame[column] = "<a href='x'>" + frame[column] + "</a>"
+    drawn = DRAW[name](frame).to_plotly_json()
+    keys = ("name", "text", "hovertext", "hovertemplate", "x", "y")
+    shown = [
+        list(trace[key]) if isinstance(trace.get(key), np.ndarray) else trace.get(key)
+        for trace in drawn["data"]
+        for key in keys
+    ]
+    assert not any("<a" in text for text in [*texts(drawn["layout"]), *texts(shown)])
 
 
 @pytest.mark.parametrize("name", ["histogram", "metrics"])

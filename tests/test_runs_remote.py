@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from remote_run import SPEC, attempts, filled, put, there
-from s3_server import needs_s3, serving
+from s3_server import needs_s3
 
 from wbench import runs as ask
 from wbench.errors import RunError
@@ -21,30 +21,13 @@ from wbench.runs.place import Unreachable
 from wbench.runs.remote_files import Files
 from wbench.runs.url import without_password
 
+pytest_plugins = ("remote_stores",)  # server, store, s3
+
 
 def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture(params=["memory", pytest.param("s3", marks=needs_s3)])
-def store(request):
-    if request.param == "memory":
-        return RunStore(f"memory://{uuid.uuid4().hex}/runs")
-    request.getfixturevalue("server")
-    return RunStore(f"s3://bucket/{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def s3(server):
-    return RunStore(f"s3://bucket/{uuid.uuid4().hex}")
 
 
 # --- what is written is read ----------------------------------------------------------------------------------------

@@ -8,35 +8,17 @@ import subprocess
 import sys
 import textwrap
 import threading
-import uuid
 from concurrent.futures import ProcessPoolExecutor
 
 import fsspec
 import pytest
 import torch
 from remote_run import SPEC, attempts, filled, there
-from s3_server import needs_s3, serving
+from s3_server import needs_s3
 
 from wbench.runs import RunStore, run_id
 
-
-@pytest.fixture(scope="module")
-def server():
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture(params=["memory", pytest.param("s3", marks=needs_s3)])
-def store(request):
-    if request.param == "memory":
-        return RunStore(f"memory://{uuid.uuid4().hex}/runs")
-    request.getfixturevalue("server")
-    return RunStore(f"s3://bucket/{uuid.uuid4().hex}")
-
-
-@pytest.fixture
-def s3(server):
-    return RunStore(f"s3://bucket/{uuid.uuid4().hex}")
+pytest_plugins = ("remote_stores",)  # server, store, s3
 
 
 # --- competing and killed writers -------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from torch.nn.utils import parametrizations
 
 import wbench as wb
 from wbench.methods import LayerNormOnly, NaP
-from wbench.methods.optimizer.nap import OffsetRMSNorm, frobenius, project_affine, project_weight
+from wbench.methods.optimizer.nap import project_affine, project_weight
+from wbench.methods.optimizer.nap_norms import OffsetRMSNorm
+from wbench.ops.norms import frobenius
 
 
 def trunk(seed=0, act=nn.ReLU, bias=True, head_bias=True):
@@ -53,6 +55,18 @@ def test_norms_stand_before_nonlinearities_and_biases_and_head_are_as_they_shoul
     assert kinds == ["Linear", inserted, "ReLU", "Linear", inserted, "ReLU", "Linear"]
     assert all(layer.bias is None for layer in hidden(model))
     assert torch.equal(model[4].weight, plain[4].weight) and torch.equal(model[4].bias, plain[4].bias)
+
+
+def test_weights_that_are_all_frozen_are_refused_and_norms_alone_are_not():
+    model = trunk()
+    for layer in (model[0], model[2]):
+        layer.requires_grad_(False)
+    with pytest.raises(wb.errors.FitError, match=r"every weight that it would project is frozen \(0, 2\)"):
+        NaP().prepare(copy.deepcopy(model))
+    assert isinstance(NaP(project=False).prepare(copy.deepcopy(model))[0][1], nn.LayerNorm)
+    model[2].requires_grad_(True)
+    method, prepared = NaP(), NaP().prepare(model)
+    assert not any(hasattr(module, "wbench_rewriter") for module in method.finish(prepared).modules())
 
 
 def test_norms_after_each_step_are_those_of_the_start_and_the_head_is_free():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import optimize
 from torch.nn import functional as F
 
 import wbench as wb
@@ -193,7 +194,40 @@ def test_a_built_network_trains_and_is_restored():
     frame = run.probe("method.poincare_resnet")
     assert set(frame["depth"]) == {0, 1, 2, 3} and (frame["radius"] < 1).all()
     assert np.allclose(frame["radius"], np.tanh(C**0.5 * frame["norm"]), atol=1e-5)
-    assert wb.plots.ball(frame).data
+    figure = wb.plots.ball(frame)
+    last = frame[(frame["step"] == frame["step"].max()) & (frame["depth"] == 3)].set_index("what")
+    for what, name in (("midpoint", "midpoint"), ("frechet", "Fréchet mean")):
+        (trace,) = [trace for trace in figure.data if trace.name == name]
+        assert (trace.x[0], trace.y[0]) == pytest.approx(last.loc[what, ["x", "y"]].astype(float).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("c", [0.1, 1.0])
+def test_the_means_that_are_shown_are_those_of_the_points_where_the_plane_is_the_whole_ball(c):
+    """Two features: the disc is the ball, so its points give the midpoint by formula, the Fréchet mean by search."""
+    task = wb.tasks.Digits(train_size=64)
+    method = PoincareResNet(architecture="mlp", depth=1, width=2, c=c)
+    model = method.build(task)
+    with torch.no_grad():
+        model.stages[0].weight.copy_(normal(64, 2, scale=0.1))
+    frame = method.observe(model, wb.method.Context(splits=task.data(0)))
+    frame = frame[frame["depth"] == 1]
+    x = frame.loc[frame["what"] == "sample", ["x", "y"]].to_numpy()
+    midpoint, mean = (frame.loc[frame["what"] == what, ["x", "y"]].to_numpy()[0] for what in ("midpoint", "frechet"))
+    scale = 2 / (1 - (x**2).sum(1))
+    double = (scale[:, None] * x).sum(0) / (scale - 1).sum()
+    assert np.allclose(midpoint, double / (1 + np.sqrt(1 - (double**2).sum())), atol=1e-12)
+
+    def spread(m):
+        if (room := 1 - (m**2).sum()) <= 0:
+            return np.inf
+        return float((np.arccosh(1 + 2 * ((x - m) ** 2).sum(1) / ((1 - (x**2).sum(1)) * room)) ** 2).sum())
+
+    found = optimize.minimize(spread, np.zeros(2), method="Nelder-Mead", tol=1e-12)
+    assert np.allclose(mean, found.x, atol=1e-5) and x.std(0).min() > 0.02
+    assert np.linalg.norm(mean - midpoint) > 1e-4  # the two are told apart
+    for row, at in (("midpoint", midpoint), ("frechet", mean)):
+        norm = float(frame.loc[frame["what"] == row, "norm"].iloc[0])
+        assert norm == pytest.approx(np.arctanh(np.linalg.norm(at)) / c**0.5, rel=1e-9)
 
 
 def test_the_network_takes_its_shapes_from_the_task():

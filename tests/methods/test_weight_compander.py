@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import wbench as wb
-from wbench.methods.parametrization.weight_compander import compand, companding_index, expand, slope
+from wbench.ops.companding import compand, companding_index, expand, slope
 
 FUNCTIONS = ["arctan", "mulaw", "power_arctan"]
 A, B = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64)

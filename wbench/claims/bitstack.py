@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from wbench.claims._arms import transformed
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured
 from wbench.methods.transform.bitstack import BitStack
@@ -94,10 +95,6 @@ def _between(model: nn.Module, kind: Literal["sorted", "reversed"]) -> float:
     return sum(found) / len(found)
 
 
-def _arm(method: BitStack | RTN) -> Arm:
-    return Arm((method,), start="base", recipe={"steps": 0, "warmup": 0}, at_smoke={"steps": 0, "warmup": 0})
-
-
 claim = Claim(
     id="bitstack",
     statement="One decomposition into sorted residual blocks of about one bit per weight covers every size of a model, each further "
@@ -108,12 +105,12 @@ claim = Claim(
     recipes={"smoke": _RECIPE.replace(steps=30, warmup=5), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=4000, warmup=100)},
     arms={
         "base": Arm(),
-        "bitstack": _arm(_BLOCKS),
-        "svd": _arm(_BLOCKS.replace(avd=False)),
-        "no_scale": _arm(_BLOCKS.replace(scale="none")),
-        "rtn2": _arm(RTN(layers="blocks.*", bits=2, group_size=80)),
-        "rtn2_small": _arm(RTN(layers="blocks.*", bits=2, group_size=40)),
-        "rtn3_small": _arm(RTN(layers="blocks.*", bits=3, group_size=40)),
+        "bitstack": transformed(_BLOCKS),
+        "svd": transformed(_BLOCKS.replace(avd=False)),
+        "no_scale": transformed(_BLOCKS.replace(scale="none")),
+        "rtn2": transformed(RTN(layers="blocks.*", bits=2, group_size=80)),
+        "rtn2_small": transformed(RTN(layers="blocks.*", bits=2, group_size=40)),
+        "rtn3_small": transformed(RTN(layers="blocks.*", bits=3, group_size=40)),
     },
     method="bitstack",
     control="svd",

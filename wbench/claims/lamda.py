@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from wbench.claims._arms import adapted
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods import LoRA
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 _BASE = {"optimizer": "adam", "lr": 2e-3, "steps": 400}
 _RECIPE = Recipe(optimizer="adam", lr=1e-2, batch_size=64, steps=300)
-_RATES = {"lr": (3e-3, 1e-2, 3e-2, 1e-1)}
 _MILD = DigitDomains(domain="contrast", strength=0.5)
 HEAD = 64 * 10 + 10
 
@@ -43,11 +43,6 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     return {**final_metrics(arm, run, runs), "updated": updated, "activations": float(run.memory.get("activations", 0))}
 
 
-def _arm(method: LaMDA | LoRA, task: DigitDomains | None = None) -> Arm:
-    tuned = method.replace(trainable="head")
-    return Arm((tuned,), task=task, start="base", grid=_RATES, probes=())
-
-
 claim = Claim(
     id="lamda",
     statement="Training a small square core between frozen singular directions, with an up-projection that is frozen early, matches LoRA "
@@ -58,15 +53,15 @@ claim = Claim(
     recipes={"smoke": _RECIPE.replace(steps=20), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=3000)},
     arms={
         "base": Arm(task=DigitDomains(domain="identity"), recipe=_BASE, at_smoke={"steps": 60}, probes=()),
-        "lamda": _arm(LaMDA(rank=8)),
-        "lamda16": _arm(LaMDA(rank=16)),
-        "frozen_up": _arm(LaMDA(rank=16, freeze_ratio=0.0)),
-        "random_start": _arm(LaMDA(rank=8, init="reference")),
-        "head_alone": _arm(LaMDA(rank=8, init="reference", freeze_ratio=0.0)),
-        "lora8": _arm(LoRA(rank=8)),
-        "lora1": _arm(LoRA(rank=1)),
-        "mild_lamda": _arm(LaMDA(rank=8), _MILD),
-        "mild_lora8": _arm(LoRA(rank=8), _MILD),
+        "lamda": adapted(LaMDA(rank=8)),
+        "lamda16": adapted(LaMDA(rank=16)),
+        "frozen_up": adapted(LaMDA(rank=16, freeze_ratio=0.0)),
+        "random_start": adapted(LaMDA(rank=8, init="reference")),
+        "head_alone": adapted(LaMDA(rank=8, init="reference", freeze_ratio=0.0)),
+        "lora8": adapted(LoRA(rank=8)),
+        "lora1": adapted(LoRA(rank=1)),
+        "mild_lamda": adapted(LaMDA(rank=8), _MILD),
+        "mild_lora8": adapted(LoRA(rank=8), _MILD),
     },
     method="lamda",
     control="head_alone",

@@ -10,20 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from wbench.claims._attention import RECIPES, TASK, kept
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods.layer.low_rank import LowRank
 from wbench.methods.layer.masa import MASA
-from wbench.recipe import Recipe
 from wbench.study import Arm
-from wbench.tasks import Chars
 
 if TYPE_CHECKING:
     from wbench.runs import Run
 
-_RECIPE = Recipe(
-    optimizer="adamw", lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, clip=1.0, schedule="cosine", warmup=50, batch_size=16, steps=500
-)  # fmt: skip
 _MASA = MASA(n_atoms=2)
 
 
@@ -38,15 +34,7 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     Returns:
         Metric to value.
     """
-    size, whole = (
-        sum(
-            value.numel()
-            for name, value in one.tensors().items()
-            if (".attn." in name or name.startswith("masa.")) and value.ndim > 1
-        )
-        for one in (run, runs["dense"])
-    )
-    return {**final_metrics(arm, run, runs), "kept": size / whole}
+    return {**final_metrics(arm, run, runs), "kept": kept(run, runs["dense"])}
 
 
 claim = Claim(
@@ -55,8 +43,8 @@ claim = Claim(
     "rigid sharing of the same size.",
     paper_result="arXiv:2508.04581, 110M parameters, WikiText perplexity at 66.7 % fewer attention parameters: MASA 72.82, dense 76.11, low "
     "rank 83.25, sequential sharing 80.35, repeated 78.97.",
-    task=Chars(shape=(6, 48, 4, 2)),
-    recipes={"smoke": _RECIPE.replace(steps=12, warmup=3), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=20_000, warmup=2000)},
+    task=TASK,
+    recipes=RECIPES,
     arms={
         "dense": Arm(probes=()),
         "masa": Arm((_MASA,), probes=()),

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from wbench.claims._arms import transformed
+from wbench.claims._attention import RECIPES, TASK, kept
 from wbench.claims.checks import Check
 from wbench.claims.claim import Claim, Measured, final_metrics
 from wbench.methods.transform.low_rank_trained import LowRankTrained
 from wbench.methods.transform.masa_trained import MASATrained
-from wbench.recipe import Recipe
 from wbench.study import Arm
-from wbench.tasks import Chars
 
 if TYPE_CHECKING:
     from wbench.runs import Run
 
-_RECIPE = Recipe(
-    optimizer="adamw", lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, clip=1.0, schedule="cosine", warmup=50, batch_size=16, steps=500
-)  # fmt: skip
 _ATTENTION = "blocks.*.attn.*"
 _ALONE = LowRankTrained(layers=_ATTENTION, rank=19)
 _SHARED = MASATrained(groups=1, keep=19 * (48 + 48) / 48**2)  # 79 %, what rank 19 takes
@@ -45,24 +42,12 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     """
     metrics = dict(final_metrics(arm, run, runs))
     dense = runs["base"]
-    size, whole = (
-        sum(
-            value.numel()
-            for name, value in one.tensors().items()
-            if (".attn." in name or name.startswith("masa.")) and value.ndim > 1
-        )
-        for one in (run, dense)
-    )
     stack = torch.stack([
         value.double().flatten() for name, value in dense.tensors().items() if name.endswith("attn.q.weight")
     ])
     values = torch.linalg.svdvals(stack).square()
     common = float(values[: len(values) // 2].sum() / values.sum())
-    return {**metrics, "kept": size / whole, "excess": run.final("loss") - dense.final("loss"), "common": common}
-
-
-def _arm(method: MASATrained | LowRankTrained) -> Arm:
-    return Arm((method,), start="base", recipe={"steps": 0, "warmup": 0}, probes=())
+    return {**metrics, "kept": kept(run, dense), "excess": run.final("loss") - dense.final("loss"), "common": common}
 
 
 claim = Claim(
@@ -71,14 +56,14 @@ claim = Claim(
     "lose less than matrices cut layer by layer to the same size.",
     paper_result="arXiv:2508.04581: Llama-3.1-8B at 20 % attention compression, mean accuracy 70.09 against 68.41 of SVD-LLM (70.93 "
     "uncompressed); Llama-3.2-1B 55.34 against 53.11 (57.61).",
-    task=Chars(shape=(6, 48, 4, 2)),
-    recipes={"smoke": _RECIPE.replace(steps=12, warmup=3), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=20_000, warmup=2000)},
+    task=TASK,
+    recipes=RECIPES,
     arms={
         "base": Arm(probes=()),
-        "masa": _arm(_SHARED),
-        "atoms_alone": _arm(_SHARED.replace(residual_rank=0.0)),
-        "whitened": _arm(_ALONE),
-        "svd": _arm(_ALONE.replace(whiten=False)),
+        "masa": transformed(_SHARED),
+        "atoms_alone": transformed(_SHARED.replace(residual_rank=0.0)),
+        "whitened": transformed(_ALONE),
+        "svd": transformed(_ALONE.replace(whiten=False)),
     },
     method="masa",
     control="svd",

@@ -5,6 +5,7 @@ Each is a scikit-learn estimator whose `predict` gives (rows, levels); a row nee
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from wbench.ops.quantiles import checked_levels, even_levels, pinball
 LEVELS = even_levels(19)
 
 
-class QuantileModel(RegressorMixin, BaseEstimator):
+class QuantileModel(RegressorMixin, BaseEstimator, ABC):
     """Common part: checks data and levels, scores by the pinball loss. A subclass brings `_fit` and `_predict`.
 
     Args:
@@ -72,11 +73,13 @@ class QuantileModel(RegressorMixin, BaseEstimator):
         q, target = torch.as_tensor(self.predict(X)), torch.as_tensor(np.asarray(y, dtype=np.float64))
         return -float(np.average(pinball(q, target, torch.as_tensor(self.levels_)).mean(1), weights=sample_weight))
 
+    @abstractmethod
     def _fit(self, X: np.ndarray, y: np.ndarray) -> None:
-        raise NotImplementedError
+        """Learn from (n, d) and (n,)."""
 
+    @abstractmethod
     def _predict(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Return (n, m) of (n, d)."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

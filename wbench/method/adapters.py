@@ -132,7 +132,21 @@ class Adapter(LayerwiseMethod):
                 f"{self.id} freezes all but its adapters, so that {', '.join(dict.fromkeys(idle.values()))} would train nothing "
                 f"in {', '.join(idle)}; keep these: trainable={tuple(idle)}"
             )
+        self._check_rewritten(model, ids)
         return frozen
+
+    def _check_rewritten(self, model: nn.Module, frozen: set[int]) -> None:
+        # a method that rewrites weights after each step marks their layers with its id, as `wbench_rewriter`
+        rewritten: dict[str, dict[str, nn.Parameter]] = {}
+        for name, module in model.named_modules():
+            if rewriter := getattr(module, "wbench_rewriter", None):
+                rewritten.setdefault(str(rewriter), {})[name] = module.weight  # type: ignore[assignment]
+        for rewriter, weights in rewritten.items():
+            if all(id(weight) in frozen or not weight.requires_grad for weight in weights.values()):
+                raise CompositionError(
+                    f"{self.id} freezes all but its adapters, so that {rewriter}, which rewrites the weights of {', '.join(weights)} "
+                    f"after each step, would do nothing; leave it a layer, by layers= and trainable= of {self.id}"
+                )
 
     def finish(self, model: nn.Module, ctx: Context | None = None) -> nn.Module:
         thawed: set[str] = set()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wbench.errors import CompositionError
 from wbench.knobs import Knobs
+from wbench.method.attaching import run_hooks
 from wbench.method.context import Context
 from wbench.method.records import Merged, Paper
 from wbench.recipe import Recipe
@@ -291,21 +292,4 @@ class Method(Knobs):
         Returns:
             A function that detaches the hooks.
         """
-        context = Context.of(ctx, methods=(self,))
-        if context.optimizer is None:
-            context.optimizer = optimizer
-
-        def before(*_: Any) -> None:
-            self.after_backward(model, context)
-
-        def after(*_: Any) -> None:
-            context.step += 1
-            self.after_step(model, context)
-
-        handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
-
-        def detach() -> None:
-            for handle in handles:
-                handle.remove()
-
-        return detach
+        return run_hooks(self, model, optimizer, Context.of(ctx, methods=(self,)))

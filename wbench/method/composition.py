@@ -25,7 +25,8 @@ def check_composition(methods: Sequence[Method]) -> None:
 
     Raises:
         CompositionError: If a method stands there twice, two bring what a run has only one of, one that trains no model has
-            another beside it, or one that changes the architecture comes after an adapter.
+            another beside it, two give the finished model a form of their own, or one that changes the architecture comes after
+            an adapter.
     """
     ids = [method.id for method in methods]
     if len(methods) > 1 and any(method.overrides("combine") or method.overrides("estimator") for method in methods):
@@ -43,6 +44,12 @@ def check_composition(methods: Sequence[Method]) -> None:
                 raise CompositionError(
                     f"{method.id} and {other.id} cannot be used together: {method.id} excludes {other.stage} methods"
                 )
+    forms = [method.id for method in methods if method.result == "rebuilt" and method.stage == "transform"]
+    if len(forms) > 1:
+        raise CompositionError(
+            f"{' and '.join(forms)} cannot be used together: each gives the finished model a form of its own, and a run is restored "
+            f"to one; put {forms[1]} on the model of a run with {forms[0]}: {forms[1]}.finish(wb.restore(run), ctx)"
+        )
     for index, method in enumerate(methods):
         rebuilds = method.result == "rebuilt" and method.stage != "transform"
         for earlier in methods[:index]:

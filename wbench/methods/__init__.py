@@ -19,6 +19,7 @@ from wbench.methods.objective.fixmatch import FixMatch
 from wbench.methods.objective.shrinkmatch import ShrinkMatch
 from wbench.methods.optimizer.frozen_projection import FrozenProjection
 from wbench.methods.optimizer.galore import GaLore
+from wbench.methods.optimizer.low_rank_weight_norm import LowRankWeightNorm
 from wbench.methods.optimizer.nap import NaP
 from wbench.methods.optimizer.q_galore import QGaLore
 from wbench.methods.parametrization.lsq import LSQ
@@ -59,6 +60,7 @@ __all__ = [
     "LoRA",
     "LowRank",
     "LowRankTrained",
+    "LowRankWeightNorm",
     "LSQ",
     "MASA",
     "MASATrained",

@@ -51,7 +51,7 @@ def calibration(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(bar, row=1, col=column)
     layout(figure, height=440)
     figure.update_layout(barmode="group", bargap=0.25)
-    figure.update_xaxes(type="category")
+    figure.update_xaxes(type="category", title_text="layer")
     figure.update_yaxes(title_text="root mean square", tickformat=".0%", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="bits", dtick=2, rangemode="tozero", row=1, col=2)
     return figure

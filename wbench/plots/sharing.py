@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbench.plots._style import SIGNED, axes_of, empty, layout, panels, require, style_of
+from wbench.plots._style import SIGNED, axes_of, empty, layout, panels, require, style_of, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def sharing(frame: pd.DataFrame) -> go.Figure:
             "mode": "lines+markers",
             "line": style_of(index),
         }
-        figure.add_trace(go.Scatter(**line, name=str(name), **axes_of(len(names))))
+        figure.add_trace(go.Scatter(**line, name=text(name), **axes_of(len(names))))
     layout(figure, height=120 + 260 * rows)
     figure.update_xaxes(title_text="place", row=row, col=col)
     figure.update_yaxes(title_text="over the first", range=[0, 1.05], row=row, col=col)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALL = 1 << 20  # bytes up to which a file's checksum is kept
+UNFIT = (ValueError, TypeError, NotImplementedError, OverflowError)  # pandas' own; pyarrow's kinds derive from these
 REMEDY = "delete the run and train it again"
 
 
@@ -75,12 +76,7 @@ def write_frame(path: Path, frame: pd.DataFrame, name: str) -> None:
     """
     try:
         frame.to_parquet(path, index=False)
-    except (
-        ValueError,
-        TypeError,
-        NotImplementedError,
-        OverflowError,
-    ) as error:  # pandas' own, and pyarrow's kinds derive from these
+    except UNFIT as error:
         raise RunError(_no_parquet(f"table '{name}'", error)) from error
     sync(path)
 

@@ -26,7 +26,7 @@ from wbench.errors import FitError, KnobError
 from wbench.method import Context, Layer, Paper, knob
 from wbench.methods.layer.poincare_layers import WHO, PoincareLinear
 from wbench.methods.layer.poincare_networks import PoincareMLP, PoincareNet
-from wbench.ops.poincare import expmap0
+from wbench.ops.poincare import expmap0, frechet_mean, logmap0, midpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,10 +140,11 @@ class PoincareResNet(Layer):
         )  # fmt: skip
 
     def observe(self, model: nn.Module, ctx: Context | None = None) -> pd.DataFrame | None:
-        """Return where the activations of the first training samples lie in the ball, at each depth.
+        """Return where the activations of the first training samples lie in the ball, at each depth, and their two means.
 
-        Columns: depth (0: before the first hidden layer or block), sample, target, norm (of the tangent vector, mean over the
-        image), radius (sqrt(c) |x|), x, y: the plane of the two largest directions in sqrt(c) x.
+        Columns: depth (0: before the first hidden layer or block), what (`sample`; `midpoint` and `frechet`: the means that batch
+        norm can use, of these samples), sample, target (both -1 of a mean), norm (of the tangent vector, mean over the image),
+        radius (sqrt(c) |x|), x, y: the plane of the two largest directions in sqrt(c) x.
         """
         import pandas as pd
 
@@ -158,13 +159,17 @@ class PoincareResNet(Layer):
         frames = []
         for depth, t in enumerate(found):
             t = t.flatten(2).mean(2) if t.ndim > 2 else t
-            points = (self.c**0.5 * expmap0(t, self.c)).double().cpu()
-            plane = points @ torch.linalg.svd(points, full_matrices=False).Vh[:2].T
-            plane = torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))
+            points = (self.c**0.5 * expmap0(t, self.c)).double().cpu()  # of the unit ball, whose curvature is -1
+            means = torch.stack([midpoint(points, 1.0), frechet_mean(points, 1.0, tolerance=1e-6)])
+            norms = torch.cat([t.norm(dim=-1).double().cpu(), logmap0(means, 1.0).norm(dim=-1) / self.c**0.5])
+            directions = torch.linalg.svd(points, full_matrices=False).Vh[:2].T
+            points = torch.cat([points, means])
+            plane = torch.nn.functional.pad(points @ directions, (0, 2 - directions.shape[1]))
             frames.append(
                 pd.DataFrame({
-                    "depth": depth, "sample": range(len(t)), "target": batch[1].cpu().numpy(), "norm": t.norm(dim=-1).cpu().numpy(),
-                    "radius": points.norm(dim=-1).numpy(), "x": plane[:, 0].numpy(), "y": plane[:, 1].numpy(),
+                    "depth": depth, "what": ["sample"] * len(t) + ["midpoint", "frechet"], "sample": [*range(len(t)), -1, -1],
+                    "target": [*batch[1].tolist(), -1, -1], "norm": norms.numpy(), "radius": points.norm(dim=-1).numpy(),
+                    "x": plane[:, 0].numpy(), "y": plane[:, 1].numpy(),
                 })
             )  # fmt: skip
         return pd.concat(frames, ignore_index=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -74,6 +75,14 @@ class GaLoreAdamW(torch.optim.Optimizer):
                 if param.grad is not None:
                     self._update(param, group, index)
         return loss
+
+    def subspaces(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """Yield each layer whose subspace has been chosen: its name, its group, its state."""
+        for group in self.param_groups:
+            for name, param in zip(group["names"], group["params"], strict=True):
+                state = self.state.get(param, {})
+                if "refreshes" in state:
+                    yield name, group, state
 
     def _update(self, param: Tensor, group: dict[str, Any], index: int) -> None:
         state, lr = self.state[param], group["lr"]
@@ -259,12 +268,12 @@ class GaLore(OptimizerMethod):
             if not any(isinstance(module, nn.Embedding) for _, module, _ in places.get(id(param), []))
         }
         if not chosen:
-            raise FitError(f"galore: no trainable linear or convolutional weight among layers={self.layers!r}")
+            raise FitError(f"{self.id}: no trainable linear or convolutional weight among layers={self.layers!r}")
         for name, param in chosen.items():
             shape = (param.shape[0], param[0].numel())
             if self.rank is not None and self.rank > min(shape):
                 raise FitError(
-                    f"galore: rank must be between 1 and min(m, n) = {min(shape)} for '{name}' of shape {shape}, got {self.rank}"
+                    f"{self.id}: rank must be between 1 and min(m, n) = {min(shape)} for '{name}' of shape {shape}, got {self.rank}"
                 )
         return chosen
 
@@ -278,13 +287,9 @@ class GaLore(OptimizerMethod):
 
         if ctx is None or not isinstance(ctx.optimizer, GaLoreAdamW):
             return None
-        rows = []
-        for group in ctx.optimizer.param_groups:
-            for name, param in zip(group["names"], group["params"], strict=True):
-                state = ctx.optimizer.state.get(param, {})
-                if "refreshes" in state:
-                    row = {
-                        key: state.get(key, math.nan) for key in ("overlap", "energy_share", "stable_rank", "refreshes")
-                    }
-                    rows.append({"layer": name, **row})
+        keys = ("overlap", "energy_share", "stable_rank", "refreshes")
+        rows = [
+            {"layer": name, **{key: state.get(key, math.nan) for key in keys}}
+            for name, _, state in ctx.optimizer.subspaces()
+        ]
         return pd.DataFrame(rows) if rows else None

@@ -25,26 +25,10 @@ from torch.nn.utils import parametrize
 
 from wbench.errors import FitError
 from wbench.method import Context, Method, OptimizerMethod, Paper, Stage, knob, replace_module
+from wbench.methods.optimizer.nap_norms import make_norm
 from wbench.ops.graph import BATCH_NORMS, Consumer, consumers, followers
+from wbench.ops.norms import frobenius
 from wbench.recipe import Recipe
-
-EPS = 1e-5
-
-
-def frobenius(weight: Tensor, granularity: str = "tensor") -> Tensor:
-    """Return the norm of a weight in float32 at least.
-
-    Args:
-        weight: (out, ...).
-        granularity: `tensor`: one number; `row`: one an output row.
-
-    Returns:
-        Scalar, or (out, 1, ...).
-    """
-    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    if granularity == "tensor":
-        return wide.norm()
-    return wide.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
 
 
 @torch.no_grad()
@@ -81,49 +65,6 @@ def project_affine(scale: Tensor, offset: Tensor | None) -> Tensor:
     if offset is not None:
         offset.mul_(factor)
     return factor
-
-
-class OffsetRMSNorm(nn.RMSNorm):
-    """RMS norm with an offset, since the layer's own bias is dropped; over channels and space for a convolution.
-
-    Args:
-        width: Features or channels.
-        spatial: Whether the input is (samples, channels, ...).
-        affine: Whether scale and offset are learned.
-    """
-
-    def __init__(self, width: int, spatial: bool, affine: bool) -> None:
-        super().__init__(width, eps=EPS, elementwise_affine=affine)
-        self.spatial = spatial
-        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        dims = tuple(range(1, x.ndim)) if self.spatial else (-1,)
-        y = x * torch.rsqrt(x.square().mean(dims, keepdim=True) + (self.eps or 0.0))
-        if self.weight is None or self.bias is None:
-            return y
-        shape = (1, -1, *[1] * (x.ndim - 2)) if self.spatial else (-1,)
-        return y * self.weight.view(shape) + self.bias.view(shape)
-
-
-def make_norm(kind: str, layer: nn.Module, affine: bool) -> nn.Module:
-    """Return the norm that follows a layer.
-
-    Args:
-        kind: `layernorm` or `rmsnorm`.
-        layer: Linear or convolution; a convolution is normalised over channels and space of one sample.
-        affine: Whether scale and offset are learned.
-
-    Returns:
-        The module.
-    """
-    spatial = not isinstance(layer, nn.Linear)
-    width = int(layer.weight.shape[0])  # type: ignore[index,union-attr,arg-type]
-    if kind == "rmsnorm":
-        return OffsetRMSNorm(width, spatial, affine)
-    if spatial:
-        return nn.GroupNorm(1, width, eps=EPS, affine=affine)
-    return nn.LayerNorm(width, eps=EPS, elementwise_affine=affine)
 
 
 class NaP(OptimizerMethod):
@@ -182,7 +123,13 @@ class NaP(OptimizerMethod):
             )
         if self.project and self.granularity == "row":
             warnings.warn("nap: granularity='row' changes the function, as layer norms mix the rows", stacklevel=2)
-        for name, consumer in self._trunk(model).items():
+        trunk = self._trunk(model)
+        if self.project and not any(model.get_submodule(name).weight.requires_grad for name in trunk):
+            raise FitError(
+                f"nap: every weight that it would project is frozen ({', '.join(trunk)}), so that it would do nothing; leave one "
+                "trainable, or put norms alone: project=False"
+            )
+        for name, consumer in trunk.items():
             model = self._normalize(model, name, consumer)
         return model
 
@@ -243,6 +190,7 @@ class NaP(OptimizerMethod):
         if self.project:
             fan_out = math.sqrt(layer.weight.shape[0])  # type: ignore[index,union-attr,arg-type]
             radius = frobenius(layer.weight, self.granularity)  # type: ignore[arg-type]
+            layer.wbench_rewriter = self.id  # type: ignore[assignment]
             layer.register_buffer("nap_radius", radius if self.target == "init" else torch.full_like(radius, fan_out))
             if self.match_implicit_schedule:
                 layer.register_buffer("nap_virtual_norm", frobenius(layer.weight))  # type: ignore[arg-type]
@@ -302,8 +250,9 @@ class NaP(OptimizerMethod):
             for name in ("nap_radius", "nap_virtual_norm"):
                 if name in module._buffers:
                     delattr(module, name)
-            if hasattr(module, "nap_affine"):
-                del module.nap_affine
+            for name in ("nap_affine", "wbench_rewriter"):
+                if hasattr(module, name):
+                    delattr(module, name)
         return model
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from wbench.errors import FitError
 from wbench.method import Context, Paper, knob
+from wbench.methods.optimizer import eight_bit
 from wbench.methods.optimizer.galore import GaLore, GaLoreAdamW
 from wbench.ops.rounding import pack_groups, quantize_groups, unpack_groups
 from wbench.recipe import Recipe
@@ -31,8 +32,6 @@ from wbench.recipe import Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-WHOLE = 4096  # moments of fewer numbers stay in 32 bits, as in the authors' optimizer
-BLOCK = 256  # numbers of a moment that share a scale in 8 bits
 MEASURE = 10  # steps between measurements of how far a step moves on the grid
 
 
@@ -97,11 +96,11 @@ class QGaLoreAdamW(GaLoreAdamW):
         super()._keep(state, left, right, group)
 
     def _adam(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
-        small = group.get("state_bits", 32) == 32 or gradient.numel() < WHOLE
-        wide = state if small else _dequantized(state)
+        small = group.get("state_bits", 32) == 32 or gradient.numel() < eight_bit.WHOLE
+        wide = state if small else eight_bit.dequantized(state)
         update, size = super()._adam(wide, gradient, group)
         if not small:
-            state.update(_quantized(wide))
+            state.update(eight_bit.quantized(wide))
         if group.get("adam", "galore") == "bnb":  # torch's form: epsilon inside the bias correction, and smaller
             beta1, beta2 = group["betas"]
             root = wide["exp_avg_sq"].sqrt() / math.sqrt(1.0 - beta2 ** state["step"])
@@ -134,37 +133,6 @@ def _adapt_gap(state: dict[str, Any], leading: Tensor, group: dict[str, Any]) ->
             gap = int(state.get("gap", group["update_proj_gap"]) * group["gamma_proj"])
             state["gap"] = min(gap, max(group["update_proj_gap"], group["longest_gap"]))
     state["past"] = leading
-
-
-def _functional() -> Any:
-    try:
-        import bitsandbytes.functional as functional
-    except ImportError:
-        raise FitError(
-            "q_galore: state_bits=8 needs bitsandbytes: pip install bitsandbytes, or state_bits=32"
-        ) from None
-    return functional
-
-
-def _quantized(state: dict[str, Any]) -> dict[str, Any]:
-    functional, found = _functional(), {}
-    for key, signed in (("exp_avg", True), ("exp_avg_sq", False)):
-        code = functional.create_dynamic_map(signed=signed).to(state[key].device)
-        codes, held = functional.quantize_blockwise(state[key].float(), code=code, blocksize=BLOCK)
-        found[key] = {"codes": codes, "scale": held.absmax}
-    return found
-
-
-def _dequantized(state: dict[str, Any]) -> dict[str, Any]:
-    functional, found = _functional(), {"step": state["step"]}
-    for key, signed in (("exp_avg", True), ("exp_avg_sq", False)):
-        if key in state:
-            code = functional.create_dynamic_map(signed=signed).to(state[key]["codes"].device)
-            held = state[key]
-            found[key] = functional.dequantize_blockwise(
-                held["codes"], absmax=held["scale"], code=code, blocksize=BLOCK
-            )
-    return found
 
 
 class QGaLore(GaLore):
@@ -249,7 +217,7 @@ class QGaLore(GaLore):
     def optimizer(self, model: nn.Module, ctx: Context | Recipe | None = None) -> torch.optim.Optimizer:
         context = Context.of(ctx, methods=(self,))
         if self.state_bits == 8:
-            _functional()
+            eight_bit.functional()
         recipe, chosen = context.recipe, self._matrices(model)
         for name, param in chosen.items():
             self._check_groups(name, param)
@@ -291,12 +259,8 @@ class QGaLore(GaLore):
 
         if ctx is None or not isinstance(ctx.optimizer, QGaLoreAdamW):
             return None
-        rows = []
-        for group in ctx.optimizer.param_groups:
-            for name, param in zip(group["names"], group["params"], strict=True):
-                state = ctx.optimizer.state.get(param, {})
-                if "refreshes" in state:
-                    keys = ("cosine", "refreshes", "overlap", "move", "changed")
-                    row = {key: state.get(key, math.nan) for key in keys}
-                    rows.append({"layer": name, "gap": state.get("gap", group["update_proj_gap"]), **row})
+        keys, rows = ("cosine", "refreshes", "overlap", "move", "changed"), []
+        for name, group, state in ctx.optimizer.subspaces():
+            row = {key: state.get(key, math.nan) for key in keys}
+            rows.append({"layer": name, "gap": state.get("gap", group["update_proj_gap"]), **row})
         return pd.DataFrame(rows) if rows else None

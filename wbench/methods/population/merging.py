@@ -20,7 +20,24 @@ if TYPE_CHECKING:
 
 
 class Fold(ABC):
-    """What is kept of the models that have arrived."""
+    """What is kept of the models that have arrived.
+
+    Attributes:
+        count: How many have.
+        mean_norm: Of their task vectors.
+    """
+
+    count: int = 0
+    mean_norm: float = 0.0
+
+    def counted(self, norm: float) -> None:
+        """Count a model that has arrived.
+
+        Args:
+            norm: Of its task vector.
+        """
+        self.count += 1
+        self.mean_norm += (norm - self.mean_norm) / self.count
 
     @abstractmethod
     def add(self, vector: Vector) -> dict[str, float]:
@@ -48,17 +65,14 @@ class Merging(Population):
     needs_base: ClassVar[bool] = True
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64, torch.bfloat16)
 
+    @abstractmethod
     def fold(self, model: nn.Module, base: Vector) -> Fold:
         """Return what takes the models in.
 
         Args:
             model: One of the architecture.
             base: The base's parameters; empty where there is none.
-
-        Raises:
-            NotImplementedError: Unless overridden.
         """
-        raise NotImplementedError
 
     def arrival(self, roles: list[str], ctx: Context) -> list[str]:
         """Return the order in which the models arrive.

@@ -48,7 +48,7 @@ class RescaledSum(Fold):
     def __init__(self, base: Vector, who: str, project: Project | None = None, norm_rule: bool = True) -> None:
         self.base, self.who, self.project, self.norm_rule = base, who, project, norm_rule
         self.merged: Vector = {}
-        self.count, self.mean_norm, self.divisor = 0, 0.0, 1.0
+        self.divisor = 1.0
 
     def add(self, vector: Vector) -> dict[str, float]:
         """Take in a model's parameters.
@@ -63,8 +63,7 @@ class RescaledSum(Fold):
             FitError: If the sum is zero, so that it cannot be rescaled.
         """
         own = distance(vector, self.base)
-        self.count += 1
-        self.mean_norm += (own - self.mean_norm) / self.count
+        self.counted(own)
         if self.count == 1:
             self.merged = {name: value.clone() for name, value in vector.items()}
             return self._row(own, own, 0.0)

@@ -26,7 +26,6 @@ class ScaledSum(Fold):
     def __init__(self, base: Vector, scaling: float) -> None:
         self.base, self.scaling = base, scaling
         self.merged = {name: value.clone() for name, value in base.items()}
-        self.count, self.mean_norm = 0, 0.0
 
     def add(self, vector: Vector) -> dict[str, float]:
         """Take in a model's parameters.
@@ -41,8 +40,7 @@ class ScaledSum(Fold):
         for name, value in change.items():
             self.merged[name].add_(value, alpha=self.scaling)
         own = norm(change)
-        self.count += 1
-        self.mean_norm += (own - self.mean_norm) / self.count
+        self.counted(own)
         divisor = 1 / self.scaling if self.scaling else float("inf")
         away = distance(self.merged, self.base)
         return {"norm": own, "mean_norm": self.mean_norm, "divisor": divisor, "distance": away}

@@ -33,7 +33,7 @@ class Elected(Fold):
 
     def __init__(self, base: Vector, density: float, scaling: float) -> None:
         self.base, self.density, self.scaling = base, density, scaling
-        self.sums, self.count, self.mean_norm = SignedSums(), 0, 0.0
+        self.sums = SignedSums()
 
     def add(self, vector: Vector) -> dict[str, float]:
         """Take in a model's parameters.
@@ -49,8 +49,7 @@ class Elected(Fold):
         change = largest(change, self.density)
         left = norm(change)
         self.sums.add(change)
-        self.count += 1
-        self.mean_norm += (own - self.mean_norm) / self.count
+        self.counted(own)
         away, gone = distance(self.weights(), self.base), 1.0 - (left / own) ** 2 if own else 0.0
         return {"norm": own, "mean_norm": self.mean_norm, "divisor": float("nan"), "distance": away, "trimmed": gone}
 

@@ -25,7 +25,6 @@ class Mean(Fold):
     def __init__(self, base: Vector) -> None:
         self.base = base
         self.mean: Vector = {}
-        self.count, self.mean_norm = 0, 0.0
 
     def add(self, vector: Vector) -> dict[str, float]:
         """Take in a model's parameters.
@@ -36,12 +35,11 @@ class Mean(Fold):
         Returns:
             norm, mean_norm, divisor (the number of models) and distance.
         """
-        self.count += 1
+        own = distance(vector, self.base) if self.base else math.nan
+        self.counted(own)
         for name, value in vector.items():
             mean = self.mean.get(name)
             self.mean[name] = value.clone() if mean is None else mean.lerp(value, 1 / self.count)
-        own = distance(vector, self.base) if self.base else math.nan
-        self.mean_norm += (own - self.mean_norm) / self.count
         away = distance(self.mean, self.base) if self.base else math.nan
         return {"norm": own, "mean_norm": self.mean_norm, "divisor": float(self.count), "distance": away}
 
