@@ -9,7 +9,7 @@ METHODS ?= weight_compander nap galore bone
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check lab peers clean
+.PHONY: help setup report test check app lab peers clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ check: $(VENV)/.test  ## style, docstrings, types, import arrows, the README's t
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/wbench methods --markdown | $(BIN)/python tests/readme_table.py README.md
+
+app: $(VENV)/.lab  ## the workbench as a web page, for people without Jupyter
+	$(BIN)/wbench app
 
 lab: $(VENV)/.lab  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wbench.splits import Splits
     from wbench.study import Arm, Study
     from wbench.task import Task
+    from wbench.workbench import Workbench
     from wbench.training import Diverged, restore, train, watch  # type: ignore[no-redef]
     from wbench.zoo import Zoo
 
@@ -58,6 +59,7 @@ _NAMES = {
     "Study": "wbench.study",
     "Task": "wbench.task",
     "WBenchError": "wbench.errors",
+    "Workbench": "wbench.workbench",
     "Zoo": "wbench.zoo",
     "knob": "wbench.method",
     "restore": "wbench.training",
@@ -66,7 +68,7 @@ _NAMES = {
 }
 
 __all__ = [
-    "Arm", "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Study", "Task", "WBenchError", "Zoo",
+    "Arm", "Context", "Diverged", "Method", "Paper", "Phase", "Recipe", "Run", "RunStore", "Splits", "Study", "Task", "WBenchError", "Workbench", "Zoo",
     "checkpoints", "claims", "datasets", "knob", "method", "methods", "models", "plots", "probes", "reports", "restore", "runs", "tasks", "testing", "train",
     "watch",
 ]  # fmt: skip

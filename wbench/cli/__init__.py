@@ -14,7 +14,7 @@ app = typer.Typer(
 )  # fmt: skip
 for _command in (
     training.methods, training.train, training.probe, checking.claim, checking.study,
-    reporting.report, reporting.sweep, reporting.init,
+    reporting.report, reporting.sweep, reporting.app, reporting.init,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(runs.app, name="runs")

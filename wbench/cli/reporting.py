@@ -79,6 +79,21 @@ def sweep(
     print(_size(made))
 
 
+def app(
+    task: Annotated[str, typer.Option(help="Chosen at first; options may follow the name.")] = "digits",
+    method: Annotated[str, typer.Option(help="Id of the method chosen at first; empty: the baseline.")] = "galore",
+    scale: Scale = "cpu",
+    port: Annotated[int, typer.Option(help="On this machine alone.")] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    store: Store = "",
+) -> None:
+    """Serve the workbench as a web page on this machine, for people without Jupyter (extra: lab)."""
+    from wbench.workbench.app import serve
+
+    parameters = {"task": task, "method": method, "scale": scale, "store": store_at(store).url}
+    raise typer.Exit(serve(parameters, port=port, browser=browser))
+
+
 def init(folder: Annotated[str, typer.Argument(help="Where to copy the notebooks.")] = "notebooks") -> None:
     """Copy the notebooks out of the package, so that they can be opened and changed."""
     from wbench.reports import copy_notebooks

@@ -1,0 +1,95 @@
+"""The workbench as a web application for people without Jupyter: Voila serves its notebook on this machine alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wbench.errors import KnobError, MissingPackageError
+
+SHARE = Path(__file__).parent / "share"
+
+
+def serve(
+    parameters: dict[str, Any],
+    *,
+    port: int = 8866,
+    browser: bool = True,
+    token: str | None = None,
+    ready: Callable[[subprocess.Popen[bytes], str], None] | None = None,
+) -> int:
+    """Serve the notebook `explore` until Ctrl-C.
+
+    Args:
+        parameters: Of the notebook: task, method, scale, store.
+        port: On loopback.
+        browser: Whether to open one.
+        token: What the address must carry; default a new one.
+        ready: Called with the server's process and its address; default: the address is printed.
+
+    Returns:
+        The server's exit status.
+
+    Raises:
+        MissingPackageError: If Voila is not installed.
+        KnobError: If the port is not allowed.
+    """
+    if importlib.util.find_spec("voila") is None:
+        raise MissingPackageError('the web application needs Voila: pip install "wbench[lab]"')
+    if not 0 < port < 65536:
+        raise KnobError(f"--port {port} is not allowed; allowed: 1 to 65535")
+    token = token or secrets.token_urlsafe(24)
+    with tempfile.TemporaryDirectory(prefix="wbench-app-") as folder:
+        notebook = prepared(Path(folder), parameters)
+        env = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")]))}
+        command = [
+            sys.executable, "-m", "voila", str(notebook), "--template=wbench", "--Voila.ip=127.0.0.1", f"--port={port}",
+            f"--token={token}", "--show_tracebacks=True", *([] if browser else ["--no-browser"]),
+        ]  # fmt: skip
+        process = subprocess.Popen(command, env=env)
+        address = f"http://127.0.0.1:{port}/?token={token}"
+        try:
+            if ready is not None:
+                ready(process, address)
+            else:
+                print(f"the workbench is at {address}; Ctrl-C ends it", flush=True)
+            return process.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def prepared(folder: Path, parameters: dict[str, Any]) -> Path:
+    """Write the notebook with parameters, and without the cells that are for reading.
+
+    Args:
+        folder: Where to.
+        parameters: Of the notebook; data, never code.
+
+    Returns:
+        The file.
+    """
+    import nbformat
+    from papermill.parameterize import parameterize_notebook
+
+    from wbench.reports import notebooks_dir
+
+    notebook = nbformat.read(notebooks_dir() / "explore.ipynb", as_version=4)
+    made = parameterize_notebook(notebook, parameters)
+    panel = max(place for place, cell in enumerate(made.cells) if "wb.Workbench(" in cell.source and cell.cell_type == "code")
+    made.cells = [cell for place, cell in enumerate(made.cells) if cell.cell_type == "code" and place <= panel]
+    target = folder / "explore.ipynb"
+    nbformat.write(made, target)
+    return target
