@@ -82,11 +82,12 @@ def prepared(folder: Path, parameters: dict[str, Any]) -> Path:
         The file.
     """
     import nbformat
+    from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     from wbench.reports import notebooks_dir
 
-    notebook = nbformat.read(notebooks_dir() / "explore.ipynb", as_version=4)
+    notebook = load_notebook_node(str(notebooks_dir() / "explore.ipynb"))
     made = parameterize_notebook(notebook, parameters)
     panel = max(place for place, cell in enumerate(made.cells) if "wb.Workbench(" in cell.source and cell.cell_type == "code")
     made.cells = [cell for place, cell in enumerate(made.cells) if cell.cell_type == "code" and place <= panel]
