@@ -114,7 +114,9 @@ class Shelf:
             found.append(Shown(key, self.name(key), self.marks.colour(key), list(runs), batch, methods))
         return found, gone
 
-    def rows(self, metric: str, values: dict[str, float] | None = None, selected: Iterable[str] = ()) -> list[dict[str, Any]]:
+    def rows(
+        self, metric: str, values: dict[str, float] | None = None, selected: Iterable[str] = ()
+    ) -> list[dict[str, Any]]:
         """Return a row a configuration, for the table.
 
         Args:
@@ -219,7 +221,9 @@ class Shelf:
             run = self.run(entries[0].id)
             if run is None:
                 raise RunError(f"run {entries[0].id} is gone from {self.store}")
-            flat[self.name(key)] = {name: v for name, v in flatten(run.spec).items() if name not in {"seed"} and ".code" not in name}
+            flat[self.name(key)] = {
+                name: v for name, v in flatten(run.spec).items() if name not in {"seed"} and ".code" not in name
+            }
         names = dict.fromkeys(name for values in flat.values() for name in values)
         table = {name: [values.get(name) for values in flat.values()] for name in names}
         differ = {name: row for name, row in table.items() if len({repr(value) for value in row}) > 1}
@@ -260,7 +264,9 @@ def short(task: dict[str, Any], methods: list[dict[str, Any]], recipe: dict[str,
         parts.append(" ".join([str(method["id"]), *changed]))
     name = " + ".join(parts) or "baseline"
     plain = usual.fields() if usual is not None else {}
-    differ = [f"{key}={_plain(recipe[key])}" for key in RECIPE if key in recipe and key in plain and recipe[key] != plain[key]]
+    differ = [
+        f"{key}={_plain(recipe[key])}" for key in RECIPE if key in recipe and key in plain and recipe[key] != plain[key]
+    ]
     return f"{name}, {' '.join(differ)}" if differ else name
 
 
