@@ -11,7 +11,7 @@ import ipywidgets as ipw
 
 from wbench.plots import PALETTE
 from wbench.workbench.panels import ALONE, OVERVIEW, Drawn, Look, Panel
-from wbench.workbench.shown import Shown
+from wbench.workbench.shown import Shown, table_of
 from wbench.workbench.trees import close_tree
 from wbench.workbench.widgets import PlotView
 
@@ -209,7 +209,7 @@ class Board:
             for run in item.runs[:1]:
                 for table in ("histogram", "spectrum"):
                     if table in run.probes:
-                        steps.update(int(step) for step in run.probe(table)["step"].unique())
+                        steps.update(int(step) for step in table_of(run, table)["step"].unique())
         found = sorted(steps)
         if found != self._steps or (self._follow and self.steps.value != found[-1]):
             self._setting = True
@@ -227,7 +227,7 @@ class Board:
         for item in self.shown:
             for run in item.runs[:1]:
                 if "spectrum" in run.probes:
-                    layers.update(dict.fromkeys(run.probe("spectrum")["layer"].unique()))
+                    layers.update(dict.fromkeys(table_of(run, "spectrum")["layer"].unique()))
         options = [LARGEST, *layers]
         if list(self.layer.options) != options:
             kept = self.layer.value if self.layer.value in options else LARGEST
