@@ -112,7 +112,7 @@ class Actions:
             + "".join(f"<td>{html.escape('' if value is None else str(value))}</td>" for value in row) + "</tr>"
             for name, row in zip(frame.index, frame.to_numpy(), strict=True)
         )  # fmt: skip
-        self.shown.value = f"<div class='wbench-wide'><table class='wbench-table'><caption>Settings that differ</caption><tr><th></th>{head}</tr>{rows}</table></div>"
+        self.shown.value = f"<div class='wbench-wide'><table class='wbench-grid'><caption>Settings that differ</caption><tr><th></th>{head}</tr>{rows}</table></div>"
 
     def parallel(self) -> Drawn:
         """Draw settings against the listed number, for all runs of the task on the controls."""
@@ -245,7 +245,7 @@ class Actions:
         )
         frame = result["frame"]
         wanted = [name for name in ("arm_role", "label", "estimate", "low", "high", "direction", "threshold", "gate", "outcome") if name in frame.columns]
-        table = frame[wanted].to_html(index=False, border=0, classes="wbench-table", float_format=lambda value: f"{value:.4g}")
+        table = frame[wanted].to_html(index=False, border=0, classes="wbench-grid", float_format=lambda value: f"{value:.4g}")
         self.shown.value = f"<details open><summary>Evidence, scale {self.scale.value}: {html.escape(result['reason'])}</summary><div class='wbench-wide'>{table}</div></details>"
         self._say("")
 

@@ -141,6 +141,8 @@ class Board:
                 drawn = self.fillers[panel.id]() if panel.id in self.fillers else panel.draw(self.shown, look)
             except Exception as error:  # a method's own picture is anybody's code: the panel says it and stays usable
                 drawn = Drawn(None, f"This panel cannot be drawn: {type(error).__name__}: {error}")
+            if drawn.figure is not None and not panel.legend:
+                drawn.figure.update_layout(showlegend=False)
             self._drawn[panel.id] = drawn
             view.show(drawn.figure, drawn.caption, revision=f"{panel.id} {look.layer} {look.x} {look.over}")
             view.cursor = None if look.cursor is None else float(look.cursor)

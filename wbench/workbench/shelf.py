@@ -219,11 +219,19 @@ class Shelf:
             run = self.run(entries[0].id)
             if run is None:
                 raise RunError(f"run {entries[0].id} is gone from {self.store}")
-            flat[self.name(key)] = {name: v for name, v in flatten(run.spec).items() if name not in {"seed"} and ".code" not in name}
+            flat[self.name(key)] = _settings(flatten(run.spec), run.methods)
         names = dict.fromkeys(name for values in flat.values() for name in values)
+        lacking = {name for name in names if name.startswith("methods.") and any(name not in values for values in flat.values())}
+        names = {name: None for name in names if name not in lacking}  # of a method that one lacks the row `methods` tells
         table = {name: [values.get(name) for values in flat.values()] for name in names}
         differ = {name: row for name, row in table.items() if len({repr(value) for value in row}) > 1}
+        differ = {name.removeprefix("methods.").replace(".fields.", "."): row for name, row in differ.items()}
         return pd.DataFrame.from_dict(differ, orient="index", columns=list(flat), dtype=object)
+
+
+def _settings(flat: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
+    plain = {name: value for name, value in flat.items() if name != "seed" and not name.endswith((".code", ".id"))}
+    return {"methods": " + ".join(methods) or "baseline", **plain}
 
 
 def task_short(task: dict[str, Any]) -> str:

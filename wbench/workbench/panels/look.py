@@ -65,6 +65,7 @@ class Panel:
         tables: Tables that it draws, of which a new record means drawing anew; `method.` stands for all methods' own.
         moves: Whether it depends on the cursor beyond the line that marks it.
         wide: Whether it takes the whole width.
+        legend: Whether it has a legend of its own, besides that of the runs.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Panel:
     tables: tuple[str, ...] = ()
     moves: bool = False
     wide: bool = False
+    legend: bool = False
 
 
 def quietly(draw: Callable[..., go.Figure], *args: Any, **options: Any) -> go.Figure:

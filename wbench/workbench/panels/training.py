@@ -91,6 +91,7 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
     if frame.empty:
         return Drawn(None, "No effective learning rate was recorded: nothing is trained in steps, or the probe was off.")
     figure = quietly(plots.effective_lr, frame, layer=look.layer if look.layer in set(frame["layer"]) else None)
+    _layers_alone(figure)
     panels = 1 + bool(frame["effective_lr"].notna().any())
     figure.update_layout(meta={"step_axes": ["x", "x2"][:panels]})
     rows, where = at(frame, look.cursor)
@@ -100,5 +101,15 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
     return Drawn(figure, said, frame)
 
 
+def _layers_alone(figure: Any) -> None:
+    # the workbench has one legend of runs for all panels: here only the layers are told, by their dashes
+    named: set[str] = set()
+    for trace in figure.data:
+        layer = str(trace.name).rsplit(": ", 1)[-1]
+        trace.showlegend = bool(trace.showlegend) and layer not in named
+        named.add(layer)
+        trace.legendgroup = trace.name = layer
+
+
 CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), wide=True)
-RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), wide=True)
+RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), wide=True, legend=True)

@@ -15,9 +15,8 @@ from wbench.workbench.widgets._source import script
 def _source() -> str:
     from plotly.offline import get_plotlyjs
 
-    # split, not replaced: the text is 5 MB and holds every character that a pattern could mean
-    before, after = script("library.js").split("/* plotly.js */")
-    return before + get_plotlyjs() + after
+    # the parameters hide the names by which plotly.js would hand itself to RequireJS or CommonJS instead of to us
+    return f"export default function (module, exports, define, require) {{\n{get_plotlyjs()}\n}}\n"
 
 
 class PlotlyLibrary(anywidget.AnyWidget):
@@ -27,11 +26,13 @@ class PlotlyLibrary(anywidget.AnyWidget):
     It is evaluated once a page, however many of these there are, and leaves `window.Plotly` and RequireJS alone.
     """
 
-    _esm = traitlets.Unicode().tag(sync=True)
+    _esm = script("library.js")
+
+    source = traitlets.Unicode(help="plotly.js as a module whose function fills `module.exports`.").tag(sync=True)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"layout": {"display": "none"}, **options})
 
-    @traitlets.default("_esm")
+    @traitlets.default("source")
     def _load(self) -> str:
         return _source()

@@ -1,23 +1,28 @@
 import { meeting } from "./plotly.js";
 
-// The parameters hide the names by which plotly.js would hand itself to RequireJS or CommonJS instead of to us.
-function evaluate(module, exports, define, require) {
-/* plotly.js */
-}
-
-function load() {
-  const before = globalThis.Plotly;
-  const module = { exports: {} };
-  evaluate(module, module.exports);
-  if (before === undefined) delete globalThis.Plotly;
-  else globalThis.Plotly = before;
-  return module.exports;
+// A module of its own, read once the widgets of the page are up: the browser needs seconds for 5 MB, and anywidget gives up on
+// every widget of the page that is not ready within two.
+async function load(source) {
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  try {
+    const { default: evaluate } = await import(/* webpackIgnore: true */ url);
+    const before = globalThis.Plotly;
+    const module = { exports: {} };
+    evaluate(module, module.exports);
+    if (before === undefined) delete globalThis.Plotly;
+    else globalThis.Plotly = before;
+    return module.exports;
+  } finally {
+    URL.revokeObjectURL(url);
+  }
 }
 
 export default {
-  initialize() {
+  initialize({ model }) {
     const place = meeting();
-    if (!place.library) place.give(load());
+    if (place.library || place.loading) return;
+    place.loading = true;
+    setTimeout(async () => place.give(await load(model.get("source"))), 0);
   },
   render() {},
 };
