@@ -10,6 +10,7 @@ import ipywidgets as ipw
 
 from wbench.errors import RunError, WBenchError
 from wbench.runs.store import flatten
+from wbench.workbench.engine.chore import Chore
 from wbench.workbench.panels import Drawn
 from wbench.workbench.panels.look import quietly
 from wbench.workbench.script import script
@@ -17,7 +18,6 @@ from wbench.workbench.shelf import task_short
 from wbench.workbench.trees import close_tree
 
 if TYPE_CHECKING:
-    from wbench.workbench.engine.chore import Chore
     from wbench.workbench.workbench import Workbench
 
 BADGES = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "invalid": "!"}
@@ -158,7 +158,7 @@ class Actions:
         names = [method.id for method in self._bench.setup.methods()]
         if not names:
             raise RunError("a report is about a method: add one on the left")
-        self._start("report", lambda: Chore.report(names, scale=self.scale.value, out=str(self._out()), store=self._bench.store))
+        self._start("report", lambda: Chore.report(names, self.scale.value, self._out(), self._bench.store))
 
     def claim(self) -> None:
         """Hold the first method that has a claim against it, in the background."""
@@ -168,7 +168,7 @@ class Actions:
         name = next((method.id for method in self._bench.setup.methods() if method.id in known), None)
         if name is None:
             raise RunError(f"add a method that has a claim; those are: {', '.join(sorted(known))}")
-        self._start("claim", lambda: Chore.claim(name, scale=self.scale.value, store=self._bench.store))
+        self._start("claim", lambda: Chore.claim(name, self.scale.value, self._bench.store))
 
     def sweep(self) -> None:
         """Sweep the chosen knob, in the background."""
@@ -183,9 +183,11 @@ class Actions:
             changed = {key: _plain(value) for key, value in method if key != name and value != fields[key].default}
         from wbench.tasks import task_text
 
+        count = 2 if self.scale.value == "smoke" else 8
+        task = task_text(self._bench.setup.task())
         self._start("sweep", lambda: Chore.sweep(
-            "" if method is None else method.id, {name: []}, task=task_text(self._bench.setup.task()), scale=self.scale.value, seeds=2 if self.scale.value == "smoke" else 8,
-            settings=changed, out=str(self._out()), store=self._bench.store,
+            "" if method is None else method.id, name, self._bench.store, task=task, scale=self.scale.value, seeds=count,
+            settings=changed, out=str(self._out()),
         ))  # fmt: skip
 
     def _out(self) -> Path:
@@ -236,14 +238,14 @@ class Actions:
         self._bench._relist()
 
     def _verdict(self, result: Any) -> None:
-        outcome = str(result["outcome"])
+        outcome = str(result.outcome)
         sign = BADGES.get(outcome, "")
         kind = outcome.replace(" ", "-")
         self.badge.value = (
             f"<span class='wbench-badge wbench-{kind}' role='status' title='{html.escape(result['reason'], quote=True)}'>{sign} {html.escape(outcome)}; "
             f"control: {html.escape(str(result['control']))}</span>"
         )
-        frame = result["frame"]
+        frame = result.frame
         wanted = [name for name in ("arm_role", "label", "estimate", "low", "high", "direction", "threshold", "gate", "outcome") if name in frame.columns]
         table = frame[wanted].to_html(index=False, border=0, classes="wbench-grid", float_format=lambda value: f"{value:.4g}")
         self.shown.value = f"<details open><summary>Evidence, scale {self.scale.value}: {html.escape(result['reason'])}</summary><div class='wbench-wide'>{table}</div></details>"

@@ -18,6 +18,7 @@ from wbench.workbench.widgets import PlotView
 TABS = (("Overview", OVERVIEW), *((panel.title, (panel,)) for panel in ALONE))
 DASHES = ("solid", "dashed", "dotted", "double")
 NARROW = 1250  # pixels below which panels stand one below the other; the same as in the style
+TIGHT = 1100  # and those below which only two small figures stand side by side
 LARGEST = "the largest few"
 
 
@@ -109,7 +110,7 @@ class Board:
         layer = None if self.layer.value == LARGEST else self.layer.value
         return Look(
             self.cursor, layer, float(self.smooth.value), self.seeds.value, self.axis.value, self.over.value,
-            2 if self.width >= NARROW else 3,
+            2 if self.width >= NARROW or self.width < TIGHT else 3, 3 if self.width >= TIGHT else 2,
         )  # fmt: skip
 
     @property

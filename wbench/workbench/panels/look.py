@@ -26,6 +26,7 @@ class Look:
         x: Horizontal axis of curves.
         over: Weights and spectra of all at the cursor, or over the steps.
         columns: Panels side by side in a figure that has half of the width.
+        whole: The same in one that has all of the width.
         metrics: Metrics in runs without steps, and others, as `split name`; empty: what is usual.
     """
 
@@ -36,6 +37,7 @@ class Look:
     x: Literal["step", "samples"] = "step"
     over: Literal["cursor", "steps"] = "cursor"
     columns: int = 2
+    whole: int = 3
     metrics: tuple[str, ...] = ()
 
 
