@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from wbench.splits import Splits
     from wbench.study import Arm, Study
     from wbench.task import Task
-    from wbench.workbench import Workbench
     from wbench.training import Diverged, restore, train, watch  # type: ignore[no-redef]
+    from wbench.workbench import Workbench
     from wbench.zoo import Zoo
 
 __version__ = "0.1.0"

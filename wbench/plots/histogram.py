@@ -43,7 +43,9 @@ def rebin(left: np.ndarray, right: np.ndarray, count: np.ndarray, edges: np.ndar
     return np.diff(np.interp(edges, ends, mass))
 
 
-def histogram(frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, step: int | None = None, columns: int = 3) -> go.Figure:
+def histogram(
+    frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, step: int | None = None, columns: int = 3
+) -> go.Figure:
     """Draw the density of weights, layer by layer; runs share bins and axes, a slider scrubs the steps.
 
     Args:

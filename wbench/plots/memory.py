@@ -35,7 +35,7 @@ def memory(frame: pd.DataFrame) -> go.Figure:
     if frame.empty:
         return empty("memory")
     table = frame.groupby(["run", "kind"], observed=True, sort=False)["bytes"].mean().unstack("kind").fillna(0.0)
-    table = table.reindex(index=dict.fromkeys(frame["run"].astype(str)))
+    table = table.reindex(index=list(dict.fromkeys(frame["run"].astype(str))))
     most = float(table.sum(axis=1).max())
     power = min(len(UNITS) - 1, int(np.log10(max(most, 1.0)) // 3))
     figure = go.Figure()

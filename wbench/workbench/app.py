@@ -48,7 +48,10 @@ def serve(
     token = token or secrets.token_urlsafe(24)
     with tempfile.TemporaryDirectory(prefix="wbench-app-") as folder:
         notebook = prepared(Path(folder), parameters)
-        env = {**os.environ, "JUPYTER_PATH": os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")]))}
+        env = {
+            **os.environ,
+            "JUPYTER_PATH": os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")])),
+        }
         command = [
             sys.executable, "-m", "voila", str(notebook), "--template=wbench", "--Voila.ip=127.0.0.1", f"--port={port}",
             f"--token={token}", "--show_tracebacks=True", *([] if browser else ["--no-browser"]),
@@ -89,7 +92,9 @@ def prepared(folder: Path, parameters: dict[str, Any]) -> Path:
 
     notebook = load_notebook_node(str(notebooks_dir() / "explore.ipynb"))
     made = parameterize_notebook(notebook, parameters)
-    panel = max(place for place, cell in enumerate(made.cells) if "wb.Workbench(" in cell.source and cell.cell_type == "code")
+    panel = max(
+        place for place, cell in enumerate(made.cells) if "wb.Workbench(" in cell.source and cell.cell_type == "code"
+    )
     made.cells = [cell for place, cell in enumerate(made.cells) if cell.cell_type == "code" and place <= panel]
     target = folder / "explore.ipynb"
     nbformat.write(made, target)

@@ -43,7 +43,9 @@ class Listing:
         self._cursor: int | None = None
         self._quiet = False
         narrow = {"width": "240px"}
-        self.metric = ipw.Dropdown(options=["test.accuracy"], description="number", layout=narrow, style={"description_width": "55px"})
+        self.metric = ipw.Dropdown(
+            options=["test.accuracy"], description="number", layout=narrow, style={"description_width": "55px"}
+        )
         self.reducer = ipw.Dropdown(
             options=[(title, name) for name, title in REDUCERS.items()], description="which", layout=narrow, style={"description_width": "45px"}
         )  # fmt: skip
@@ -115,7 +117,7 @@ class Listing:
                 self.table.columns = columns
             rows = self._shelf.rows(self.metric.value, values, self.table.selected)
             old = {row["key"]: row for row in self._rows}
-            if self._rows and [row["key"] for row in rows if row["key"] in old] == [key for key in old] and len(rows) == len(old):
+            if self._rows and [row["key"] for row in rows if row["key"] in old] == list(old) and len(rows) == len(old):
                 self.table.update_rows([row for row in rows if row != old[row["key"]]])
             else:
                 self.table.set_rows(rows)
@@ -129,7 +131,9 @@ class Listing:
         split, _, name = self.metric.value.partition(".")
         best = "min" if "loss" in name or "error" in name else "max"
         cursor = self._cursor if self._cursor is not None else 2**62
-        query = QUERIES[self.reducer.value].format(split=_quoted(split), name=_quoted(name), best=best, cursor=int(cursor))
+        query = QUERIES[self.reducer.value].format(
+            split=_quoted(split), name=_quoted(name), best=best, cursor=int(cursor)
+        )
         try:
             found = runs(query, self._shelf.store)
         except WBenchError as error:

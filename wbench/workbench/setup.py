@@ -61,7 +61,9 @@ class Setup:
             tooltip="Methods act together on one run; what cannot is refused by name.",
         )  # fmt: skip
         self.method_menu.observe(lambda change: self._add(change["new"]), "value")
-        self.seed_field = ipw.BoundedIntText(value=0, min=0, max=10**6, description="seed", layout={"width": "50%"}, style={"description_width": "40px"})
+        self.seed_field = ipw.BoundedIntText(
+            value=0, min=0, max=10**6, description="seed", layout={"width": "50%"}, style={"description_width": "40px"}
+        )
         self.seeds_field = ipw.BoundedIntText(
             value=1, min=1, max=32, description="how many", layout={"width": "50%"}, style={"description_width": "72px"},
             tooltip="Seeds from the first one on; several give an interval.",
@@ -128,8 +130,12 @@ class Setup:
         Args:
             seed: Default the first.
 
+        Returns:
+            Keyword to value.
+
         Raises:
-            WBenchError: If what is chosen does not go together.
+            CompositionError: If there are no two models to combine.
+            KnobError: If what is chosen does not go together, or the run to start from is gone.
         """
         methods = self.methods()
         found: dict[str, Any] = {
@@ -139,7 +145,9 @@ class Setup:
         if any(method.overrides("combine") for method in methods):
             members = self.members()
             if len(members) < 2:
-                raise CompositionError(f"{methods[0].id} combines models: tick at least two finished runs in the table below")
+                raise CompositionError(
+                    f"{methods[0].id} combines models: tick at least two finished runs in the table below"
+                )
             found["members"] = members
         if self.start_menu.value:
             run = self._starts[self.start_menu.value]()
@@ -209,7 +217,9 @@ class Setup:
         self._task_group = None
         if not self._own and type(task).knobs():
             self._task_group = KnobGroup(task, self._tell)
-            fold = ipw.Accordion(children=[self._task_group.box], titles=(f"options of {task.id}",), selected_index=None)
+            fold = ipw.Accordion(
+                children=[self._task_group.box], titles=(f"options of {task.id}",), selected_index=None
+            )
             fold.add_class("wbench-fold")
             self._task_box.children = (fold,)
         else:
@@ -221,7 +231,9 @@ class Setup:
     def _offers(self, taken: Sequence[str]) -> list[tuple[str, str]]:
         known = registry().values()
         found = [
-            (f"{cls.stage}: {cls.title}{' (baseline)' if cls.kind != 'method' else ''}", cls.id) for cls in known if cls.id not in taken
+            (f"{cls.stage}: {cls.title}{' (baseline)' if cls.kind != 'method' else ''}", cls.id)
+            for cls in known
+            if cls.id not in taken
         ]
         return [("choose ...", ""), *found]
 
@@ -242,7 +254,7 @@ class Setup:
         self._cards[cls.id] = group
         off = ipw.Button(description="×", tooltip=f"take {cls.id} off", layout={"width": "28px", "padding": "0"})
         off.add_class("wbench-off")
-        off.on_click(lambda _: (self._take_off(cls.id), self._tell()))
+        off.on_click(lambda _: self._put_off(cls.id))
         head = ipw.HTML(_card(method), layout={"width": "calc(100% - 34px)"})
         card = ipw.VBox([ipw.HBox([head, off]), group.box], layout={"width": "100%"})
         card.add_class("wbench-card")
@@ -256,6 +268,10 @@ class Setup:
         self._method_box.children = tuple(box for box in self._method_box.children if box is not card)
         close_tree(card)
         self._refresh_offers()
+
+    def _put_off(self, name: str) -> None:
+        self._take_off(name)
+        self._tell()
 
     def _refresh_offers(self) -> None:
         self.method_menu.options = self._offers(list(self._cards))
@@ -280,5 +296,3 @@ def _card(method: Method) -> str:
     follows = {"paper": "follows the paper", "code": "follows the authors' code"}.get(cls.fidelity, "in part inferred")
     what = html.escape(STAGES.get(cls.stage, cls.stage))
     return f"<b>{html.escape(cls.title)}</b><br><small>{what}; {source}{'; ' if source else ''}{follows}</small>"
-
-

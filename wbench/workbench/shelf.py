@@ -114,7 +114,9 @@ class Shelf:
             found.append(Shown(key, self.name(key), self.marks.colour(key), list(runs), batch, methods))
         return found, gone
 
-    def rows(self, metric: str, values: dict[str, float] | None = None, selected: Iterable[str] = ()) -> list[dict[str, Any]]:
+    def rows(
+        self, metric: str, values: dict[str, float] | None = None, selected: Iterable[str] = ()
+    ) -> list[dict[str, Any]]:
         """Return a row a configuration, for the table.
 
         Args:
@@ -268,7 +270,9 @@ def short(task: dict[str, Any], methods: list[dict[str, Any]], recipe: dict[str,
         parts.append(" ".join([str(method["id"]), *changed]))
     name = " + ".join(parts) or "baseline"
     plain = usual.fields() if usual is not None else {}
-    differ = [f"{key}={_plain(recipe[key])}" for key in RECIPE if key in recipe and key in plain and recipe[key] != plain[key]]
+    differ = [
+        f"{key}={_plain(recipe[key])}" for key in RECIPE if key in recipe and key in plain and recipe[key] != plain[key]
+    ]
     return f"{name}, {' '.join(differ)}" if differ else name
 
 

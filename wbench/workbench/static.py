@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wbench.workbench.workbench import Workbench
 
 
@@ -40,7 +42,9 @@ class Still:
         for title, drawn, view in bench.board.drawn():
             caption = drawn.caption
             view.unobserve_all("png")
-            view.observe(lambda change, title=title, caption=caption: self._arrived(title, caption, change["new"]), "png")
+            view.observe(
+                lambda change, title=title, caption=caption: self._arrived(title, caption, change["new"]), "png"
+            )
             view.snapshot()
         self._update()
 
@@ -78,7 +82,9 @@ def sheet_of(bench: Workbench) -> str:
         return ""
     first = bench.board.shown[0]
     run = first.runs[0]
-    frames = {name: run.probe(name) for name in ("histogram", "spectrum", "effective_lr") if name in run.probes}
+    frames: dict[str, pd.DataFrame] = {
+        name: run.probe(name) for name in ("histogram", "spectrum", "effective_lr") if name in run.probes
+    }
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = plots.sheet({"metrics": run.metrics, **frames}, Path(folder) / "sheet.png", title=first.name)

@@ -70,7 +70,7 @@ class KnobControl:
 
     def _field(self) -> ipw.Widget:
         knob = self.knob
-        common = {"description": self.label, "tooltip": self.hint, "description_tooltip": self.hint}
+        common = {"description": self.label, "tooltip": self.hint}
         style, layout = {"description_width": "50%"}, {"width": "calc(100% - 36px)"}
         if knob.kind == "bool" and not knob.optional:
             box = ipw.Checkbox(value=bool(self.value), indent=False, layout=layout, **common)
@@ -121,6 +121,8 @@ class KnobControl:
             return
         blank = not text.strip() and self.knob.optional
         value = None if blank else self.knob.parse(text)
+        if text.strip() == text_of(self.default):  # several globs are a tuple, which text alone would not give
+            value = self.default
         problem = self._problem(value)
         if problem:
             self.say(

@@ -46,7 +46,7 @@ class Scale:
 def scale_of(knob: Knob) -> Scale | None:
     """Return the stops of a knob's slider, or `None` where it is no bounded number.
 
-    Whole numbers of a short range stop at each; else there are up to 200 stops, evenly spaced or in equal ratios, rounded to
+    Whole numbers of a short linear range stop at each; else there are up to 200 stops, evenly spaced or in equal ratios, rounded to
     three digits, the ends and the default among them. A scale from zero has zero as its first stop.
 
     Args:
@@ -73,7 +73,7 @@ def scale_of(knob: Knob) -> Scale | None:
     if isinstance(knob.default, int | float) and low <= knob.default <= high:
         stops.add(float(knob.default))
     allowed = [v for v in stops if (knob.low is None or v >= knob.low) and (knob.high is None or v <= knob.high)]
-    return Scale(tuple(sorted(allowed)))
+    return Scale(tuple(sorted(v for v in allowed if low <= v <= high or (v == 0.0 and knob.scale == "log0"))))
 
 
 def _ratios(low: float, high: float) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wbench.workbench.shown import Shown
 
@@ -102,7 +102,11 @@ def at(frame: pd.DataFrame, cursor: int | None) -> tuple[pd.DataFrame, str]:
     import pandas as pd
 
     steps = frame.groupby("run", observed=True)["step"]
-    chosen = steps.max() if cursor is None else steps.apply(lambda own: own[own <= cursor].max() if (own <= cursor).any() else own.min())
+    chosen = (
+        steps.max()
+        if cursor is None
+        else steps.apply(lambda own: own[own <= cursor].max() if (own <= cursor).any() else own.min())
+    )
     rows = frame[frame["step"] == frame["run"].map(chosen).astype(frame["step"].dtype)]
     found = sorted({int(step) for step in chosen if pd.notna(step)})
     said = " and ".join(f"{step:,}" for step in found[:3]) + ("..." if len(found) > 3 else "")

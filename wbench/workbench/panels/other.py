@@ -17,17 +17,26 @@ def landscape(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     from wbench import plots
 
     frame = frame_of(shown, "landscape", first=True)
     if frame.empty:
-        return Drawn(None, "The landscape is computed while this panel is open: during training coarsely, after it ever finer.")
+        return Drawn(
+            None, "The landscape is computed while this panel is open: during training coarsely, after it ever finer."
+        )
     if "step" in frame.columns and frame["step"].notna().any():
         frame, _ = at(frame, look.cursor)
     finest = frame.groupby("run", observed=True)["alpha"].nunique()
     said = listed([f"{str(run).strip()} {count} x {count} points" for run, count in finest.items()])
-    return Drawn(quietly(plots.landscape, frame), f"Loss along two random directions, each filter at its own norm: {said}.", frame)
+    return Drawn(
+        quietly(plots.landscape, frame),
+        f"Loss along two random directions, each filter at its own norm: {said}.",
+        frame,
+    )
 
 
 def picture(shown: Sequence[Shown], look: Look) -> Drawn:
@@ -36,6 +45,9 @@ def picture(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     known = registry()
     for item in shown:
@@ -83,6 +95,9 @@ def memory(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     import pandas as pd
 
@@ -107,6 +122,9 @@ def settings(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     return Drawn(None, "Parallel coordinates need runs of one task that differ in a setting.")
 

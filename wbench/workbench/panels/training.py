@@ -19,6 +19,9 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     from wbench import plots
 
@@ -29,7 +32,10 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     during = frame[frame["phase"] != END]
     if during.empty:  # nothing was trained in steps: the results themselves
         final = frame.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
-        said = [f"{row.run}: {row.split} {row.name_} {row.value:.4g}" for row in final.rename(columns={"name": "name_"}).itertuples()]
+        said = [
+            f"{row.run}: {row.split} {row.name_} {row.value:.4g}"
+            for row in final.rename(columns={"name": "name_"}).itertuples()
+        ]
         return Drawn(_bars(final), f"Nothing is trained in steps here. {listed(said, 6)}.", final)
     sizes = {item.name: item.batch_size for item in shown}
     if look.x == "samples":
@@ -84,12 +90,17 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     from wbench import plots
 
     frame = frame_of(shown, "effective_lr", first=True)
     if frame.empty:
-        return Drawn(None, "No effective learning rate was recorded: nothing is trained in steps, or the probe was off.")
+        return Drawn(
+            None, "No effective learning rate was recorded: nothing is trained in steps, or the probe was off."
+        )
     figure = quietly(plots.effective_lr, frame, layer=look.layer if look.layer in set(frame["layer"]) else None)
     _layers_alone(figure)
     panels = 1 + bool(frame["effective_lr"].notna().any())

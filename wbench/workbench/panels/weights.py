@@ -15,6 +15,9 @@ def weights(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     from wbench import plots
 
@@ -37,6 +40,9 @@ def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
     Args:
         shown: What is on display.
         look: How.
+
+    Returns:
+        The picture, or why there is none.
     """
     from wbench import plots
 
