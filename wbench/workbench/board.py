@@ -56,23 +56,56 @@ class Board:
         self.steps.add_class("wbench-steps")
         self.steps.observe(self._scrubbed, "value")
         small = {"width": "34px"}
-        self.back, self.forth = ipw.Button(description="‹", tooltip="step before", layout=small), ipw.Button(description="›", tooltip="next step", layout=small)
-        self.newest = ipw.ToggleButton(value=True, description="newest", tooltip="Stay at the newest step while it trains.", layout={"width": "76px"})
+        self.back, self.forth = (
+            ipw.Button(description="‹", tooltip="step before", layout=small),
+            ipw.Button(description="›", tooltip="next step", layout=small),
+        )
+        self.newest = ipw.ToggleButton(
+            value=True,
+            description="newest",
+            tooltip="Stay at the newest step while it trains.",
+            layout={"width": "76px"},
+        )
         self.back.on_click(lambda _: self._act(lambda: self.move(-1)))
         self.forth.on_click(lambda _: self._act(lambda: self.move(1)))
         self.newest.observe(lambda change: self._act(lambda: self._stay(change["new"])), "value")
         wide = {"width": "auto"}
-        self.layer = ipw.Dropdown(options=[LARGEST], value=LARGEST, description="layers", style={"description_width": "42px"}, layout={"width": "210px"})
-        self.over = ipw.Dropdown(options=[("at the cursor", "cursor"), ("over the steps", "steps")], description="weights", style={"description_width": "58px"}, layout={"width": "200px"})
-        self.seeds = ipw.Dropdown(options=[("interval", "interval"), ("all lines", "lines")], description="seeds", style={"description_width": "40px"}, layout={"width": "145px"})
-        self.axis = ipw.Dropdown(options=["step", "samples"], description="x axis", style={"description_width": "46px"}, layout={"width": "150px"})
+        self.layer = ipw.Dropdown(
+            options=[LARGEST],
+            value=LARGEST,
+            description="layers",
+            style={"description_width": "42px"},
+            layout={"width": "210px"},
+        )
+        self.over = ipw.Dropdown(
+            options=[("at the cursor", "cursor"), ("over the steps", "steps")],
+            description="weights",
+            style={"description_width": "58px"},
+            layout={"width": "200px"},
+        )
+        self.seeds = ipw.Dropdown(
+            options=[("interval", "interval"), ("all lines", "lines")],
+            description="seeds",
+            style={"description_width": "40px"},
+            layout={"width": "145px"},
+        )
+        self.axis = ipw.Dropdown(
+            options=["step", "samples"],
+            description="x axis",
+            style={"description_width": "46px"},
+            layout={"width": "150px"},
+        )
         self.smooth = ipw.FloatSlider(value=0.0, min=0.0, max=0.99, step=0.01, description="smoothing", readout_format=".2f", style={"description_width": "76px"},
                                       layout={"width": "250px"}, tooltip="Weight of an exponential moving average; 0: the line as recorded.")  # fmt: skip
         self.smooth.add_class("wbench-smooth")
         for control in (self.layer, self.over, self.seeds, self.axis, self.smooth):
             control.observe(lambda _: self._act(self.redraw), "value")
-        first = ipw.HBox([self.steps, self.back, self.forth, self.newest], layout={"width": "100%", "flex_flow": "row wrap"})
-        second = ipw.HBox([self.layer, self.over, self.seeds, self.axis, self.smooth], layout={"flex_flow": "row wrap", **wide})
+        first = ipw.HBox(
+            [self.steps, self.back, self.forth, self.newest], layout={"width": "100%", "flex_flow": "row wrap"}
+        )
+        second = ipw.HBox(
+            [self.layer, self.over, self.seeds, self.axis, self.smooth], layout={"flex_flow": "row wrap", **wide}
+        )
         self.area = ipw.Box(layout={"width": "100%"})
         self.area.add_class("wbench-area")
         self.box = ipw.VBox([self.tabs, self.legend, first, second, self.area], layout=full)
@@ -154,7 +187,9 @@ class Board:
     def drawn(self) -> list[tuple[str, Drawn, PlotView]]:
         """Return title, content and view of every panel that has been drawn."""
         titles = {panel.id: panel.title for _, panels in TABS for panel in panels}
-        return [(titles[name], drawn, self._views[name]) for name, drawn in self._drawn.items() if drawn.figure is not None]
+        return [
+            (titles[name], drawn, self._views[name]) for name, drawn in self._drawn.items() if drawn.figure is not None
+        ]
 
     # the cursor
 
@@ -245,7 +280,9 @@ class Board:
             count = f" (n = {len(item.runs)})" if len(item.runs) > 1 else ""
             live = " <em>training</em>" if item.live else ""
             mark = f"<span class='wbench-swatch' style='border-top: 3px {dash} {colour}' aria-hidden='true'></span>"
-            parts.append(f"<span class='wbench-key' title='{html.escape(item.name, quote=True)}'>{mark}{html.escape(item.name)}{count}{live}</span>")
+            parts.append(
+                f"<span class='wbench-key' title='{html.escape(item.name, quote=True)}'>{mark}{html.escape(item.name)}{count}{live}</span>"
+            )
         self.legend.value = f"<div class='wbench-legend' aria-label='legend'>{''.join(parts)}</div>" if parts else ""
 
     def _panels(self) -> tuple[Panel, ...]:

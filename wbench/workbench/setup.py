@@ -202,6 +202,16 @@ class Setup:
         self.note.value = f"<span role='alert'>{html.escape(text)}</span>" if text else ""
         self.note.layout.display = None if text else "none"
 
+    def sliders(self) -> list[tuple[str, str]]:
+        """Return the methods' and the recipe's knobs that have a slider: owner and name."""
+        groups: list[KnobGroup[Any]] = [*self._cards.values(), self._recipe_group]
+        return [
+            (group.owner, name)
+            for group in groups
+            for name, control in group.controls.items()
+            if control.slider is not None
+        ]
+
     def spoken(self) -> dict[str, dict[str, str]]:
         """Return accessible names and values of all slider handles, by class."""
         return {c.css: c.spoken for group in self.groups for c in group.controls.values() if c.slider is not None}

@@ -223,8 +223,14 @@ class Shelf:
                 raise RunError(f"run {entries[0].id} is gone from {self.store}")
             flat[self.name(key)] = _settings(flatten(run.spec), run.methods)
         names = dict.fromkeys(name for values in flat.values() for name in values)
-        lacking = {name for name in names if name.startswith("methods.") and any(name not in values for values in flat.values())}
-        names = {name: None for name in names if name not in lacking}  # of a method that one lacks the row `methods` tells
+        lacking = {
+            name
+            for name in names
+            if name.startswith("methods.") and any(name not in values for values in flat.values())
+        }
+        names = {
+            name: None for name in names if name not in lacking
+        }  # of a method that one lacks the row `methods` tells
         table = {name: [values.get(name) for values in flat.values()] for name in names}
         differ = {name: row for name, row in table.items() if len({repr(value) for value in row}) > 1}
         differ = {name.removeprefix("methods.").replace(".fields.", "."): row for name, row in differ.items()}

@@ -192,7 +192,7 @@ def _work(pipe: connection.Connection, environment: dict[str, str], kind: Kind, 
     tell(text="loading")
     sys.stdout = sys.stderr = Listener(tell)
     try:
-        result = {"report": _report, "claim": _claim, "sweep": _sweep}[kind](RunStore(url), *arguments)
+        result = WORK[kind](RunStore(url), *arguments)
     except Exception as error:  # whatever a user's method raises is told
         text = "".join(traceback.format_exception_only(error)).strip()
         tell(text="failed", error=str(error) or text, done=True, share=None)
@@ -217,6 +217,9 @@ def _claim(store: RunStore, method_id: str, scale: str) -> ClaimOutcome:
 
     verdict = claims.get(method_id).run(scale, store=store, progress=True).verdict
     return ClaimOutcome(verdict.outcome, verdict.control_outcome, verdict.reason, verdict.frame())
+
+
+WORK: dict[Kind, Callable[..., Any]] = {"report": _report, "claim": _claim, "sweep": _sweep}
 
 
 class Listener(io.TextIOBase):

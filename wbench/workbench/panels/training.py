@@ -42,7 +42,9 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
     present = (during["split"] + " " + during["name"]).unique().tolist()
     names = tuple(look.metrics) or tuple(name for name in USUAL if name in present) or tuple(present)
-    figure = quietly(plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole)
+    figure = quietly(
+        plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
+    )
     axes = [f"x{place + 1 if place else ''}" for place in range(len(names))]
     figure.update_layout(meta={"step_axes": axes if look.x == "step" else []})
     return Drawn(figure, _said(during, names[0], look, shown), during)
