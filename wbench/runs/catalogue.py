@@ -86,6 +86,7 @@ class Catalogue:
     def __init__(self, store: RunStore) -> None:
         self.store = store
         self._known: dict[str, tuple[int, int, Entry]] = {}
+        self._damaged: dict[str, tuple[int, int]] = {}
         self._loaded = False
 
     def entries(self) -> list[Entry]:
@@ -96,18 +97,30 @@ class Catalogue:
         if not self._loaded:
             self._known, self._loaded = _read(place.cache / FILE), True
         stamps = _stamps(place.root)
+        stamps = {name: stamp for name, stamp in stamps.items() if self._damaged.get(name) != stamp}
         known = {
             name: self._known[name] for name, stamp in stamps.items() if self._known.get(name, (0, 0))[:2] == stamp
         }
         same = len(known) == len(self._known)
         for name in stamps.keys() - known.keys():
-            with contextlib.suppress(RunError):  # damaged, or just deleted
+            try:
                 known[name] = (*stamps[name], entry_of(place.open(name)))
                 same = False
+            except RunError:  # damaged, or just deleted
+                self._damaged[name] = stamps[name]
         if not same:
             _write(place.cache, known)
         self._known = known
         return sorted((entry for _, _, entry in known.values()), key=lambda entry: (-entry.created, entry.id))
+
+    def leave_out(self, run_id: str) -> None:
+        """Leave a run out until its record changes: it has turned out to be damaged, which its record does not tell.
+
+        Args:
+            run_id: The run's id.
+        """
+        if run_id in self._known:
+            self._damaged[run_id] = self._known[run_id][:2]
 
 
 def _stamps(root: Path) -> dict[str, tuple[int, int]]:

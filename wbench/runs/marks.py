@@ -49,9 +49,7 @@ class Marks:
     def __init__(self, store: RunStore) -> None:
         self._folder = Path(store.place.cache) / FOLDER
         self._held: dict[str, Mark] = {}
-        for file in sorted(self._folder.glob("[!.]*.json")):
-            with contextlib.suppress(OSError, ValueError, TypeError):  # a damaged mark is no mark
-                self._held[file.stem] = Mark(**json.loads(file.read_text(encoding="utf-8")))
+        self._read_new()
 
     def __getitem__(self, key: str) -> Mark:
         return self._held.get(key, Mark())
@@ -69,6 +67,7 @@ class Marks:
         Raises:
             RunError: If the folder cannot be written; the mark is kept as long as this object lives.
         """
+        self._read(key)  # another window may have changed it
         mark = replace(self[key], **changes)
         self._held[key] = mark
         temporary = self._folder / f".{uuid.uuid4().hex}"
@@ -92,11 +91,25 @@ class Marks:
         held = self[key].colour
         if held is not None:
             return held
+        self._read_new()
+        if self[key].colour is not None:
+            return self.colour(key)
         taken = {mark.colour for mark in self._held.values()}
         free = next(number for number in range(len(taken) + 1) if number not in taken)
         with contextlib.suppress(RunError):
             self.set(key, colour=free)
         return free
+
+    def _read_new(self) -> None:
+        for file in sorted(self._folder.glob("[!.]*.json")):
+            if file.stem not in self._held:
+                self._read(file.stem)
+
+    def _read(self, key: str) -> None:
+        with contextlib.suppress(OSError, ValueError, TypeError):  # a damaged mark is no mark
+            mark = Mark(**json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8")))
+            if isinstance(mark.colour, int | None) and isinstance(mark.name, str) and isinstance(mark.note, str):
+                self._held[key] = mark
 
     def deleted(self) -> list[str]:
         """Return what is out of sight."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from wbench.errors import FitError, RunError
+from wbench.errors import FitError, KnobError, RunError
 from wbench.method import Method, get, registry
 from wbench.runs import Run
 from wbench.task import Task
@@ -57,8 +58,14 @@ def rebuild(cls: type[Any], fields: Mapping[str, Any]) -> Any:
 
     Returns:
         The object.
+
+    Raises:
+        KnobError: If this version does not allow them: another one recorded them.
     """
-    return cls.model_validate_json(json.dumps(dict(fields)))
+    try:
+        return cls.model_validate_json(json.dumps(dict(fields)))
+    except ValidationError as error:
+        raise KnobError(f"{cls._explain(error)}; another version of wbench has recorded it") from None
 
 
 def restore(run: Run, *, task: Task | None = None, methods: Sequence[Method] | None = None) -> nn.Module:

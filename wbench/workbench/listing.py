@@ -105,6 +105,7 @@ class Listing:
                 kept = self.metric.value if self.metric.value in known else known[0]
                 self.metric.options = known
                 self.metric.value = kept
+            self.purge.layout.display = None if self._hidden() else "none"
             title = REDUCERS[self.reducer.value]
             self.note.value = ""
             values = None
@@ -142,12 +143,15 @@ class Listing:
         return dict(zip(found["run"], found["value"].astype(float), strict=True))
 
     def _ticked(self) -> None:
-        if len(self.table.selected) > MOST:
-            self.note.value = f"<span class='wbench-said' role='status'>{MOST} configurations are drawn at most; the first ticked are.</span>"
         for key in self.selected:
             self._shelf.marks.colour(key)
         self.refresh(self._cursor)
+        if len(self.table.selected) > MOST:
+            self._say(f"{MOST} configurations are drawn at most; the first ticked are.")
         self._told()
+
+    def _say(self, text: str) -> None:
+        self.note.value = f"<span class='wbench-said' role='status'>{html.escape(text)}</span>"
 
     def _edit(self, key: str, field: str, value: Any) -> None:
         self._shelf.marks.set(key, **{field: value})
@@ -175,10 +179,9 @@ class Listing:
 
     def _purge(self) -> None:
         count = self._shelf.purge()
-        self.purge.layout.display = "none"
-        self.note.value = f"<span class='wbench-said' role='status'>{count} run(s) were removed from the disk.</span>"
         self._rows = []
         self.refresh(self._cursor)
+        self._say(f"{count} run(s) were removed from the disk.")
         self._told()
 
     def close(self) -> None:

@@ -11,7 +11,9 @@ from wbench.method import registry
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.runs.catalogue import Catalogue, Entry
+from wbench.runs.local import LocalPlace
 from wbench.runs.marks import Marks
+from wbench.runs.store import flatten
 from wbench.tasks import all as all_tasks
 from wbench.workbench.controls.scales import text_of
 from wbench.workbench.shown import Shown
@@ -45,8 +47,8 @@ class Shelf:
             if not (self.marks[entry.id].deleted or self.marks[entry.config].deleted):
                 groups.setdefault(entry.config, []).append(entry)
         self.groups = {key: sorted(entries, key=lambda entry: entry.seed) for key, entries in groups.items()}
-        for run_id in self._open.keys() - {entry.id for entries in self.groups.values() for entry in entries}:
-            del self._open[run_id]
+        created = {entry.id: entry.created for entries in self.groups.values() for entry in entries}
+        self._open = {name: run for name, run in self._open.items() if created.get(name) == run.created}
 
     def run(self, run_id: str) -> Run | None:
         """Return a run, kept open for the next time; `None` where it has gone.
@@ -54,22 +56,20 @@ class Shelf:
         Args:
             run_id: Its whole id.
         """
-        if run_id not in self._open:
+        held = self._open.get(run_id)
+        if held is None or self._gone(held):
+            self._open.pop(run_id, None)
             found = self.store.find(run_id)
             if found is None:
+                self._catalogue.leave_out(run_id)
                 return None
             while len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)))
             self._open[run_id] = found
         return self._open[run_id]
 
-    def keep(self, run: Run) -> None:
-        """Take in a run that has just been written.
-
-        Args:
-            run: The run.
-        """
-        self._open[run.id] = run
+    def _gone(self, run: Run) -> bool:
+        return isinstance(self.store.place, LocalPlace) and not run.path.exists()
 
     def name(self, key: str) -> str:
         """Return how a configuration is called: as named by hand, else by its methods and the settings that are not the usual ones.
@@ -124,14 +124,14 @@ class Shelf:
             values: Run to number, where it is not the last one.
             selected: Configurations that have a colour although they were never drawn.
         """
-        rows = []
+        rows, coloured = [], set(selected)
         for key, entries in self.groups.items():
             mark, first = self.marks[key], entries[0]
             numbers = [self._value(entry, metric, values) for entry in entries]
             known = [number for number in numbers if number is not None and math.isfinite(number)]
             mean = sum(known) / len(known) if known else None
             statuses = sorted({entry.status for entry in entries})
-            colour = mark.colour if mark.colour is not None or key not in set(selected) else self.marks.colour(key)
+            colour = self.marks.colour(key) if key in coloured else mark.colour
             rows.append({
                 "key": key, "colour": colour, "pinned": mark.pinned, "name": self.name(key), "note": mark.note,
                 "task": task_short(first.task), "n": len(entries), "status": ", ".join(statuses), "value": mean,
@@ -193,7 +193,7 @@ class Shelf:
         for entry in gone:
             if self.store.find(entry.id) is not None:
                 self.store.delete(entry.id)
-        self.marks.forget({entry.config for entry in gone})
+        self.marks.forget(self.marks.deleted())
         self.refresh()
         return len(gone)
 
@@ -211,34 +211,26 @@ class Shelf:
         """
         import pandas as pd
 
-        from wbench.runs.store import flatten
-
-        flat = {}
+        columns, flat = [], []
         for key in keys:
             entries = self.groups.get(key)
-            if not entries:
-                raise RunError(f"the runs of {self.name(key)} are gone from {self.store}")
-            run = self.run(entries[0].id)
+            run = self.run(entries[0].id) if entries else None
             if run is None:
-                raise RunError(f"run {entries[0].id} is gone from {self.store}")
-            flat[self.name(key)] = _settings(flatten(run.spec), run.methods)
-        names = dict.fromkeys(name for values in flat.values() for name in values)
-        lacking = {
-            name
-            for name in names
-            if name.startswith("methods.") and any(name not in values for values in flat.values())
-        }
-        names = {
-            name: None for name in names if name not in lacking
-        }  # of a method that one lacks the row `methods` tells
-        table = {name: [values.get(name) for values in flat.values()] for name in names}
+                raise RunError(f"the runs of {self.name(key)} are gone from {self.store}")
+            columns.append(self.name(key))
+            flat.append(_settings(flatten(run.spec), run.methods))
+        names = dict.fromkeys(name for values in flat for name in values)
+        # of a method that one of them lacks the row `methods` tells
+        common = [name for name in names if not name.startswith("methods.") or all(name in values for values in flat)]
+        table = {name: [values.get(name) for values in flat] for name in common}
         differ = {name: row for name, row in table.items() if len({repr(value) for value in row}) > 1}
-        differ = {name.removeprefix("methods.").replace(".fields.", "."): row for name, row in differ.items()}
-        return pd.DataFrame.from_dict(differ, orient="index", columns=list(flat), dtype=object)
+        named = {name.removeprefix("methods.").replace(".fields.", "."): row for name, row in differ.items()}
+        return pd.DataFrame.from_dict(named, orient="index", columns=columns, dtype=object)
 
 
 def _settings(flat: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
-    plain = {name: value for name, value in flat.items() if name != "seed" and not name.endswith((".code", ".id"))}
+    told = {"seed", "code"}  # elsewhere, or of no use to a reader
+    plain = {name: value for name, value in flat.items() if name not in told and not name.endswith((".code", ".id"))}
     return {"methods": " + ".join(methods) or "baseline", **plain}
 
 
