@@ -208,10 +208,10 @@ def test_colours_stand_out_in_both_themes_and_runs_keep_theirs(notebook):
 def test_newest_of_many_figures_is_drawn_and_not_all_of_them(notebook):
     page = notebook.page
     page.evaluate(f"window.drawings = 0; {LOSS}.on('plotly_afterplot', () => window.drawings++)")
-    notebook.python("texts = [as_json(lines(end=1.0 + k)) for k in range(100)]")
+    notebook.python("texts = [as_json(lines(end=1.0 + k)) for k in range(40)]")
     notebook.python("for text in texts: loss.figure = text")
-    notebook.wait(f"() => {LOSS}._fullData[0].y[1] === 100")
-    assert 1 <= page.evaluate("window.drawings") < 60
+    notebook.wait(f"() => {LOSS}._fullData[0].y[1] === 40")
+    assert 1 <= page.evaluate("window.drawings") < 30
 
 
 def test_same_figure_again_sends_nothing(notebook):

@@ -1,6 +1,7 @@
 import { element, onceAFrame, OWN_KEYS } from "./elements.js";
 import { arrange, button, headerOf, lineOf, reach, widthOf } from "./line.js";
 import { allColumns, filterOf, sorted } from "./rows.js";
+import { storeOf } from "./store.js";
 import { themeOf, watchTheme } from "./theme.js";
 
 const ROW = 30; // pixels, as in the style sheet
@@ -16,6 +17,7 @@ class Table {
       attributes: { "aria-label": "Filter rows", ...OWN_KEYS }, oninput: () => this.refilter(),
     });
     this.status = element("span", { className: "wbench-table-status", attributes: { role: "status" } });
+    this.full = element("span", { className: "wbench-table-full", attributes: { "aria-hidden": "true" } });
     this.clear = button("untick all", "Untick all rows", () => this.select([]));
     this.undo = element("span", { className: "wbench-table-undo", hidden: true, attributes: { role: "status" } });
     this.columns = element("colgroup");
@@ -24,7 +26,7 @@ class Table {
     this.spaces = [0, 1].map(() => element("tr", { className: "wbench-table-space", attributes: { "aria-hidden": "true" } }, [element("td")]));
     this.table = element("table", {}, [this.columns, element("thead", {}, [this.head]), this.body]);
     this.scroller = element("div", { className: "wbench-table-scroll", onscroll: () => this.scrolled() }, [this.table]);
-    const bar = element("div", { className: "wbench-table-bar" }, [this.filter, this.status, this.clear, this.undo]);
+    const bar = element("div", { className: "wbench-table-bar" }, [this.filter, this.status, this.clear, this.full, this.undo]);
     this.root = element("div", { className: "wbench-table" }, [bar, this.scroller]);
     el.append(this.root);
     this.keep = () => true;
@@ -171,6 +173,7 @@ class Table {
   }
 
   activate(key) {
+    this.full.textContent = this.store.rows.get(key)?.name ?? ""; // where the column cuts it off
     if (this.active === key) return;
     this.active = key;
     this.schedule();
@@ -266,22 +269,6 @@ class Table {
       else this.undo.hidden = true;
     }, UNDO_SECONDS * 1000);
   }
-}
-
-// The rows of one widget, for all places where it is shown.
-function storeOf(model) {
-  const store = { rows: new Map(), watchers: new Set() };
-  const changed = () => store.watchers.forEach((watcher) => watcher());
-  store.replace = (rows) => {
-    store.rows = new Map(rows.map((row) => [row.key, row]));
-    changed();
-  };
-  store.merge = (parts) => {
-    for (const part of parts) store.rows.set(part.key, { ...store.rows.get(part.key), ...part });
-    changed();
-  };
-  store.replace(model.get("rows"));
-  return store;
 }
 
 export default () => {
