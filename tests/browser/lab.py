@@ -187,6 +187,8 @@ class Notebook:
             "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {name.title()}"
         )
         self.wait("light => document.body.dataset.jpThemeLight === light", str(name == "light").lower())
+        # until JupyterLab has taken its splash away: a second change before that makes it remove it twice
+        self.wait("() => !document.getElementById('jupyterlab-splash')")
 
     def check(self) -> None:
         """Assert that no request left the machine and that the page reported no error; forgets what it saw."""
