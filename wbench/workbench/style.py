@@ -15,7 +15,8 @@ STYLE = """<style>
 .wbench-knob .widget-hslider { margin-left: 2px; }
 .wbench-legend { display: flex; flex-wrap: wrap; gap: 2px 18px; line-height: 1.5; }
 .wbench-key { white-space: nowrap; max-width: 46ch; overflow: hidden; text-overflow: ellipsis; }
-.wbench-swatch { display: inline-block; width: 22px; vertical-align: middle; margin-right: 6px; }
+.wbench-swatch { display: inline-block; border-top-width: 3px; border-top-color: var(--light); width: 22px; vertical-align: middle; margin-right: 6px; }
+[data-jp-theme-light="false"] .wbench-swatch { border-top-color: var(--dark); }
 .wbench-area { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 8px; }
 .wbench-area.wbench-one { grid-template-columns: minmax(0, 1fr); }
 .wbench-view { min-width: 0; }

@@ -17,16 +17,16 @@ from wbench.training.job import Job, Methods, as_methods, describe
 from wbench.training.restore import methods_of, rebuild, task_of
 from wbench.workbench.actions import Actions
 from wbench.workbench.board import Board
+from wbench.workbench.display import members, on_display, startable
 from wbench.workbench.engine.messages import Landscape, Message
 from wbench.workbench.engine.trainer import Trainer
 from wbench.workbench.frame import Frame
-from wbench.workbench.jobs import Heard, Jobs, Wanted, config_of
+from wbench.workbench.jobs import Heard, Jobs, config_of
 from wbench.workbench.listing import Listing
 from wbench.workbench.loop import Loop
 from wbench.workbench.own import chosen_task
 from wbench.workbench.setup import Setup
 from wbench.workbench.shelf import Shelf, short
-from wbench.workbench.shown import Shown
 from wbench.workbench.static import Still
 from wbench.workbench.surfaces import Surfaces
 from wbench.workbench.trees import close_tree
@@ -88,7 +88,7 @@ class Workbench:
         self.frame.run.on_click(lambda _: self._loop.act(self.run))
         self.frame.stop.on_click(lambda _: self.stop())
         self.frame.face.observe(lambda change: self._loop.act(partial(self._resized, change["new"])), "width")
-        self.board.opened, self.setup.members = self._tab_opened, self._members
+        self.board.opened, self.setup.members = self._tab_opened, lambda: members(self.shelf, self.listing.selected)
         self.board.fillers["settings"] = self.actions.parallel
         self.reread()
         self.trainer.warm()
@@ -251,19 +251,10 @@ class Workbench:
 
     def _selected(self) -> None:
         self._show()
-        self.setup.offer_starts(self._startable())
+        self.setup.offer_starts(startable(self.shelf, [*self.listing.selected, *self.listing.pinned]))
 
     def _show(self, tables: set[str] | None = None) -> None:
-        training = self._jobs.training()
-        keys = list(dict.fromkeys([*training, self._current, *self.listing.selected]))
-        recorded, gone = self.shelf.shown([key for key in keys if key in self.shelf.groups])
-        by_key = {item.key: item for item in recorded}
-        shown = []
-        for key in keys:
-            if key in training:
-                shown.append(self._in_the_making(key, training[key], by_key.get(key)))
-            elif key in by_key:
-                shown.append(by_key[key])
+        shown, gone = on_display(self.shelf, self._jobs.training(), [self._current, *self.listing.selected])
         self._surfaces.add(shown)
         if gone:
             self.listing.deselect(gone)
@@ -274,34 +265,9 @@ class Workbench:
             self.reread()
         self.board.show(shown, tables)
 
-    def _in_the_making(self, key: str, training: list[Wanted], recorded: Shown | None) -> Shown:
-        first, seeds = training[0], {wanted.live.seed for wanted in training}
-        live = [wanted.live for wanted in training if wanted.live.step or wanted.live.probes]
-        ended = [run for run in (recorded.runs if recorded is not None else []) if run.seed not in seeds]
-        methods = tuple(method.id for method in first.job.methods)
-        colour = self.shelf.marks.colour(key)
-        return Shown(key, first.name, colour, [*live, *ended], first.job.recipe.batch_size, methods, live=True)
-
     def _relist(self) -> None:
         self.listing.refresh(self.board.cursor)
-        self.setup.offer_starts(self._startable())
-
-    def _startable(self) -> dict[str, tuple[str, Callable[[], Run | None]]]:
-        found: dict[str, tuple[str, Callable[[], Run | None]]] = {}
-        for key in [*self.listing.selected, *self.listing.pinned]:
-            entry = next((entry for entry in self.shelf.groups.get(key, ()) if entry.status == "finished"), None)
-            if entry is not None:
-                found[entry.id] = (f"{self.shelf.name(key)}, seed {entry.seed}", partial(self.shelf.run, entry.id))
-        return found
-
-    def _members(self) -> dict[str, Run]:
-        found = {}
-        for key in self.listing.selected:
-            for entry in self.shelf.groups.get(key, ()):
-                run = self.shelf.run(entry.id) if entry.status == "finished" else None
-                if run is not None:
-                    found[f"{self.shelf.name(key)} {entry.seed}"] = run
-        return found
+        self.setup.offer_starts(startable(self.shelf, [*self.listing.selected, *self.listing.pinned]))
 
     def _tab_opened(self, panel: str) -> None:
         self.trainer.landscape(panel == "landscape")
@@ -314,7 +280,7 @@ class Workbench:
                 self.say(problem, wrong=True)
 
     def _resized(self, width: int) -> None:
-        self.board.width = width
+        self.board.toolbar.width = width
         self.board.redraw()
 
     def load(self, key: str) -> None:

@@ -124,5 +124,5 @@ def _layers_alone(figure: Any) -> None:
         trace.legendgroup = trace.name = layer
 
 
-CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), wide=True)
-RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), wide=True, legend=True)
+CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), moves=True, wide=True)
+RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), moves=True, wide=True, legend=True)
