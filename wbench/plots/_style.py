@@ -164,12 +164,17 @@ def decimate(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.
     x, y = np.asarray(x), np.asarray(y, dtype=float)
     if len(x) <= limit:
         return x, y
-    keep = {0, len(x) - 1}
-    for part in np.array_split(np.arange(len(x)), (limit - 2) // 2):
-        values = y[part]
-        if not np.isnan(values).all():
-            keep.update((int(part[np.nanargmin(values)]), int(part[np.nanargmax(values)])))
-    index = np.array(sorted(keep))
+    stretches = (limit - 2) // 2
+    size, longer = divmod(len(x), stretches)  # the first ones have a point more
+    keep = [np.array([0, len(x) - 1])]
+    for start, rows, columns in ((0, longer, size + 1), (longer * (size + 1), stretches - longer, size)):
+        part = y[start : start + rows * columns].reshape(rows, columns)
+        some = ~np.isnan(part).all(axis=1)
+        begins = start + columns * np.flatnonzero(some)
+        for nothing, extreme in ((np.inf, np.argmin), (-np.inf, np.argmax)):
+            filled = np.where(np.isnan(part[some]), nothing, part[some])
+            keep.append(begins + (extreme(filled, axis=1) if filled.size else 0))
+    index = np.unique(np.concatenate(keep))
     return x[index], y[index]
 
 
@@ -229,7 +234,7 @@ def runs_of(frame: pd.DataFrame) -> dict[str, int]:
     """
     if "run" not in frame.columns:
         return {"": 0}
-    names = frame["run"].astype(str).unique().tolist()
+    names = [str(name) for name in frame["run"].unique()]
     known = [str(name) for name in frame["run"].cat.categories] if frame["run"].dtype == "category" else names
     return {name: known.index(name) for name in names}
 
@@ -241,7 +246,12 @@ def of_run(frame: pd.DataFrame, run: str) -> pd.DataFrame:
         frame: The table.
         run: From `runs_of`.
     """
-    return frame[frame["run"].astype(str) == run] if "run" in frame.columns else frame
+    if "run" not in frame.columns:
+        return frame
+    if frame["run"].dtype == "category":
+        known = [str(name) for name in frame["run"].cat.categories]
+        return frame[frame["run"].cat.codes == (known.index(run) if run in known else -2)]
+    return frame[frame["run"].astype(str) == run]
 
 
 def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[go.Figure, list[tuple[int, int]], int]:

@@ -68,7 +68,8 @@ def histogram(
         return empty("histogram")
     layers, runs = layers_of(frame, layer), runs_of(frame)
     title = omitted(frame, layers, layer)
-    parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
+    tables = {name: frame[frame["layer"] == name] for name in layers}
+    parts = {(name, run): of_run(tables[name], run) for name in layers for run in runs}
     edges = {name: common_edges([parts[name, run] for run in runs], bins) for name in layers}
     low, high = dict.fromkeys(layers, np.inf), dict.fromkeys(layers, 0.0)
     grid = Grid([f"layer {name}" for name in layers], columns=columns)

@@ -87,18 +87,19 @@ def metrics(
     if not wanted:
         return empty("metrics")
     shown = wanted[:MAX_PANELS]
+    parts = {what: frame[frame["what"] == what] for what in shown}
     grid, traces = Grid(shown, columns=columns), []
     for run, index in runs_of(frame).items():
         named = False
         for place, what in enumerate(shown):
-            for line in _lines(of_run(frame[frame["what"] == what], run), run, index, smooth, seeds, x):
+            for line in _lines(of_run(parts[what], run), run, index, smooth, seeds, x):
                 line.showlegend = line.showlegend is not False and not named
                 named = named or line.showlegend
                 traces.append(line.update(axes_of(place)))
     more = f"{len(shown)} of {len(wanted)} metrics; names=(...) chooses others" if len(shown) < len(wanted) else ""
     with_legend = len(runs_of(frame)) > 1 or ("seed" in frame.columns and frame["seed"].nunique() > 1)
     for place, what in enumerate(shown):
-        values = frame[frame["what"] == what]["value"]
+        values = parts[what]["value"]
         margin = 0.06 * (float(values.max() - values.min()) or abs(float(values.max())) or 1.0)
         grid.axis("x", place, x)
         extent = [float(values.min()) - margin, float(values.max()) + margin]
@@ -132,11 +133,14 @@ def _lines(part: pd.DataFrame, run: str, index: int, smooth: float, seeds: str, 
     count = f" (n = {len(series)})" if len(series) > 1 else ""
     if seeds == "lines":
         return [*raw, *(line(one, name + count, {**style, "width": 1.5}) for one in series)]
+    if len(series) == 1:
+        return [*raw, line(series[0], name, style)]
     import pandas as pd
 
-    table = pd.concat(series, axis=1).agg(["mean", "std", "count"], axis=1).reset_index(names=x)
-    band = [_band(table.rename(columns={x: "step"}), colour_of(index, 0.18), run)] if len(series) > 1 else []
-    return [*(raw if len(series) == 1 else []), *band, line(table.set_index(x)["mean"], name + count, style)]
+    table = pd.concat(series, axis=1)
+    moments = pd.DataFrame({"mean": table.mean(axis=1), "std": table.std(axis=1), "count": table.count(axis=1)})
+    band = _band(moments.reset_index(names="step"), colour_of(index, 0.18), run)
+    return [band, line(moments["mean"], name + count, style)]
 
 
 def _band(table: pd.DataFrame, colour: str, run: str) -> go.Scatter:

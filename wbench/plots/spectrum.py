@@ -52,8 +52,9 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
         return empty("spectrum")
     layers, runs = layers_of(frame, layer), runs_of(frame)
     title = omitted(frame, layers, layer)
-    parts = {(name, run): of_run(frame[frame["layer"] == name], run) for name in layers for run in runs}
-    ranges = {name: _range(frame[frame["layer"] == name]["singular_value"].to_numpy(float)) for name in layers}
+    tables = {name: frame[frame["layer"] == name] for name in layers}
+    parts = {(name, run): of_run(tables[name], run) for name in layers for run in runs}
+    ranges = {name: _range(tables[name]["singular_value"].to_numpy(float)) for name in layers}
     grid = Grid([f"layer {name}" for name in layers], columns=columns)
 
     def traces_at(step: int) -> list[Any]:

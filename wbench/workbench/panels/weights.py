@@ -62,7 +62,7 @@ def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
 
 
 def _layer(frame: Any, look: Look) -> str | None:
-    return look.layer if look.layer in set(frame["layer"]) else None
+    return look.layer if look.layer is not None and (frame["layer"] == look.layer).any() else None
 
 
 def _seeds(shown: Sequence[Shown]) -> str:
