@@ -77,8 +77,8 @@ class Board:
 
     @property
     def pending(self) -> bool:
-        """Whether a panel of the open tab has to be drawn."""
-        return any(panel.id in self._dirty for panel in self._panels())
+        """Whether a panel that is on screen has to be drawn."""
+        return any(panel.id in self._dirty for panel in self._on_screen())
 
     def draw(self, budget: float = 0.25) -> float:
         """Draw panels that are on screen and out of date, one at least, until the time is used up.
@@ -90,7 +90,7 @@ class Board:
             Seconds spent.
         """
         begin, look = time.perf_counter(), self.toolbar.look
-        for panel in self._panels():
+        for panel in self._on_screen():
             if panel.id not in self._dirty:
                 continue
             self._dirty.discard(panel.id)
@@ -137,6 +137,11 @@ class Board:
     def _panels(self) -> tuple[Panel, ...]:
         return TABS[self._tab][1]
 
+    def _on_screen(self) -> list[Panel]:
+        # of the open tab; where no browser says what it shows, all of them
+        panels = [panel for panel in self._panels() if self._views[panel.id].visible]
+        return panels or list(self._panels())
+
     def _open(self, tab: int) -> None:
         self._tab = tab
         for panel in self._panels():
@@ -146,6 +151,7 @@ class Board:
                 if panel.wide:
                     view.add_class("wbench-whole")
                 view.csv = lambda name=panel.id: self._csv(name)  # type: ignore[misc]
+                view.observe(lambda _: self._act(lambda: None), "visible")
                 view.on_pick(lambda x: self._act(lambda: self.toolbar.set_cursor(x)))
                 self._views[panel.id] = view
                 self._dirty.add(panel.id)
