@@ -49,9 +49,9 @@ grid = W.GridBox([loss, weights, runs], layout={"grid_template_columns": "minmax
 display(W.VBox([library, face, rate, grid, spare_box]))
 """
 GRAPHS = "[...document.querySelectorAll('.js-plotly-plot')]"
+LIBRARY = "globalThis[Symbol.for('wbench.plotly')].ready()"
 LOSS = f"{GRAPHS}.find(gd => gd.ariaLabel.startsWith('Loss'))"
 WEIGHTS = f"{GRAPHS}.find(gd => gd.ariaLabel.startsWith('Weights'))"
-LIBRARY = "globalThis[Symbol.for('wbench.plotly')].library"
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,9 @@ def test_click_on_a_step_axis_picks_the_step(notebook):
 
 def test_brush_on_parallel_coordinates_tells_its_ranges(notebook):
     gd = f"{GRAPHS}.find(gd => gd.ariaLabel.startsWith('Runs'))"
-    notebook.page.evaluate(f"{LIBRARY}.restyle({gd}, {{'dimensions[1].constraintrange': [[0.2, 0.5]]}})")
+    notebook.page.evaluate(
+        f"{LIBRARY}.then(plotly => plotly.restyle({gd}, {{'dimensions[1].constraintrange': [[0.2, 0.5]]}}))"
+    )
     notebook.becomes("chosen", [{"loss": [[0.2, 0.5]]}])
 
 
@@ -180,7 +182,7 @@ def test_snapshot_arrives_in_the_kernel(notebook):
 
 def test_slider_inside_a_figure_shows_its_frames(notebook):
     page = notebook.page
-    page.evaluate(f"{LIBRARY}.animate({WEIGHTS}, ['1'], {{mode: 'immediate'}})")
+    page.evaluate(f"{LIBRARY}.then(plotly => plotly.animate({WEIGHTS}, ['1'], {{mode: 'immediate'}}))")
     notebook.wait(f"() => Array.from({WEIGHTS}._fullData[0].y).at(-1) === 1")
     notebook.python("weights.show(stepped([1, 2, 3, 4]), 'Their density.', 'a')")
     notebook.wait(f"() => {WEIGHTS}._fullLayout.sliders[0].steps.length === 4")

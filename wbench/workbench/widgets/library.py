@@ -12,11 +12,10 @@ from wbench.workbench.widgets._source import script
 
 
 @cache
-def _source() -> str:
+def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    # the parameters hide the names by which plotly.js would hand itself to RequireJS or CommonJS instead of to us
-    return f"export default function (module, exports, define, require) {{\n{get_plotlyjs()}\n}}\n"
+    return get_plotlyjs()
 
 
 class PlotlyLibrary(anywidget.AnyWidget):
@@ -28,11 +27,11 @@ class PlotlyLibrary(anywidget.AnyWidget):
 
     _esm = script("library.js")
 
-    source = traitlets.Unicode(help="plotly.js as a module whose function fills `module.exports`.").tag(sync=True)
+    source = traitlets.Unicode(help="plotly.js.").tag(sync=True)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"layout": {"display": "none"}, **options})
 
     @traitlets.default("source")
     def _load(self) -> str:
-        return _source()
+        return _plotly()

@@ -1,28 +1,27 @@
 import { meeting } from "./plotly.js";
 
-// A module of its own, read once the widgets of the page are up: the browser needs seconds for 5 MB, and anywidget gives up on
-// every widget of the page that is not ready within two.
 async function load(source) {
-  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  try {
-    const { default: evaluate } = await import(/* webpackIgnore: true */ url);
-    const before = globalThis.Plotly;
-    const module = { exports: {} };
-    evaluate(module, module.exports);
-    if (before === undefined) delete globalThis.Plotly;
-    else globalThis.Plotly = before;
-    return module.exports;
-  } finally {
-    URL.revokeObjectURL(url);
-  }
+  // the parameters hide the names by which plotly.js would hand itself to RequireJS or CommonJS instead of to us
+  const text = `export default function (module, exports, define, require) {\n${source}\n}`;
+  const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+  const { default: evaluate } = await import(address);
+  URL.revokeObjectURL(address);
+  const before = globalThis.Plotly;
+  const module = { exports: {} };
+  evaluate(module, module.exports);
+  if (before === undefined) delete globalThis.Plotly;
+  else globalThis.Plotly = before;
+  return module.exports;
 }
+
+// anywidget gives a widget two seconds to start and is deaf to it afterwards, so 5 MB are read later: when the page has time, or a view
+// wants to draw.
+const whenIdle = globalThis.requestIdleCallback ?? setTimeout;
 
 export default {
   initialize({ model }) {
-    const place = meeting();
-    if (place.library || place.loading) return;
-    place.loading = true;
-    setTimeout(async () => place.give(await load(model.get("source"))), 0);
+    meeting().bring(() => load(model.get("source")));
+    whenIdle(() => meeting().ready());
   },
   render() {},
 };

@@ -26,8 +26,9 @@ class Table {
     this.spaces = [0, 1].map(() => element("tr", { className: "wbench-table-space", attributes: { "aria-hidden": "true" } }, [element("td")]));
     this.table = element("table", {}, [this.columns, element("thead", {}, [this.head]), this.body]);
     this.scroller = element("div", { className: "wbench-table-scroll", onscroll: () => this.scrolled() }, [this.table]);
-    const bar = element("div", { className: "wbench-table-bar" }, [this.filter, this.status, this.clear, this.full, this.undo]);
-    this.root = element("div", { className: "wbench-table" }, [bar, this.scroller]);
+    const bar = element("div", { className: "wbench-table-bar" }, [this.filter, this.status, this.clear]);
+    const foot = element("div", { className: "wbench-table-foot" }, [this.full, this.undo]);
+    this.root = element("div", { className: "wbench-table" }, [bar, this.scroller, foot]);
     el.append(this.root);
     this.keep = () => true;
     this.schedule = onceAFrame(() => this.draw());
