@@ -151,7 +151,7 @@ class Notebook:
     outside: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def wait(self, expression: str, argument: Any = None, seconds: float = PATIENCE / 1000) -> None:
+    def wait(self, expression: str, argument: Any = None, seconds: float = 20) -> None:
         """Wait until JavaScript is true in the page."""
         self.page.wait_for_function(expression, arg=argument, timeout=seconds * 1000)
 
@@ -162,7 +162,7 @@ class Notebook:
 
     def idle(self) -> None:
         """Wait until the kernel has nothing to do."""
-        self.wait(f"{KERNEL}?.status === 'idle'")
+        self.wait(f"{KERNEL}?.status === 'idle'", seconds=PATIENCE / 1000)
 
     def python(self, code: str) -> str:
         """Run code in the kernel, beside the cells, and return what it printed; an error of it fails the test."""
@@ -170,12 +170,25 @@ class Notebook:
         assert said["status"] == "ok", f"{code}\n{said['error']}"
         return said["text"].strip()
 
+    def value(self, expression: str) -> Any:
+        """Return the value of a Python expression in the kernel, through JSON."""
+        return json.loads(self.python(f"import json; print(json.dumps({expression}))"))
+
+    def becomes(self, expression: str, value: Any) -> None:
+        """Wait until a Python value in the kernel, set by the browser, is as expected."""
+        until = time.monotonic() + 10
+        while (held := self.value(expression)) != value and time.monotonic() < until:
+            time.sleep(0.05)
+        assert held == value
+
     def theme(self, name: str) -> None:
         """Change JupyterLab's theme to "light" or "dark"."""
         self.page.evaluate(
             "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {name.title()}"
         )
         self.wait("light => document.body.dataset.jpThemeLight === light", str(name == "light").lower())
+        # until JupyterLab has taken its splash away: a second change before that makes it remove it twice
+        self.wait("() => !document.getElementById('jupyterlab-splash')")
 
     def check(self) -> None:
         """Assert that no request left the machine and that the page reported no error; forgets what it saw."""
@@ -197,7 +210,7 @@ async code => {{
 
 
 def open_notebook(
-    server: Lab, browser: Any, cells: list[str], *, name: str = "notebook", width: int = 1280
+    server: Lab, browser: Any, cells: list[str], *, name: str = "notebook", width: int = 1280, height: int = 900
 ) -> Notebook:
     """Write a notebook, open it in a new page and wait for its kernel; its cells have not run yet.
 
@@ -207,11 +220,12 @@ def open_notebook(
         cells: Code, one text a cell.
         name: File name without ending.
         width: Of the window, in pixels.
+        height: Likewise.
     """
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {"name": "wbench", "display_name": "wbench", "language": "python"}
     nbformat.write(notebook, server.folder / f"{name}.ipynb")
-    context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+    context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
     opened = Notebook(context.new_page(), server)
     watch(opened.page, opened)
     opened.page.goto(server.address(f"lab/tree/{name}.ipynb"), timeout=PATIENCE)

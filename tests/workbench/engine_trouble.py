@@ -76,7 +76,7 @@ def trouble(what, place="", **more):
     return digits(methods=[Trouble(what=what, place=str(place))], **more)
 
 
-def until(trainer, done, seconds=60.0):
+def until(trainer, done, seconds=180.0):
     """Drain until a message fulfils a condition; return all of them."""
     found, end = [], time.monotonic() + seconds
     while not any(map(done, found)):
@@ -85,7 +85,7 @@ def until(trainer, done, seconds=60.0):
     return found
 
 
-def finished(trainer, *jobs, seconds=60.0):
+def finished(trainer, *jobs, seconds=180.0):
     """Drain until all these jobs have ended; return all messages."""
     left, found, end = set(jobs), [], time.monotonic() + seconds
     while left:
@@ -96,7 +96,7 @@ def finished(trainer, *jobs, seconds=60.0):
     return found
 
 
-def train(trainer, *arguments, seconds=60.0):
+def train(trainer, *arguments, seconds=180.0):
     """Train jobs 0, 1, ... to their end; return all messages."""
     trainer.start(list(enumerate(arguments)))
     return finished(trainer, *range(len(arguments)), seconds=seconds)

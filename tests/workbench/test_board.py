@@ -1,6 +1,7 @@
 """The board: one cursor, one legend, only what has changed is drawn, and the numbers behind each figure."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,10 @@ def board(runs):
     made.close()
 
 
+def view(board, panel):
+    return board._views[panel]
+
+
 def drawn(board):
     while board.pending:
         board.draw()
@@ -29,38 +34,38 @@ def drawn(board):
 def test_one_cursor_moves_all_panels(board, runs):
     steps = sorted(runs["plain"][0].probe("histogram")["step"].unique())
     drawn(board)
-    assert [step for _, step in board.steps.options] == steps
-    assert (board.cursor, board.steps.value) == (None, steps[-1])
-    newest = board.view("histogram").figure
-    board.set_cursor(steps[2] + 0.4)
-    assert (board.cursor, board.newest.value) == (steps[2], False)
+    assert [step for _, step in board.toolbar.steps.options] == steps
+    assert (board.cursor, board.toolbar.steps.value) == (None, steps[-1])
+    newest = view(board, "histogram").figure
+    board.toolbar.set_cursor(steps[2] + 0.4)
+    assert (board.cursor, board.toolbar.newest.value) == (steps[2], False)
     drawn(board)
-    assert {board.view(name).cursor for name in ("curves", "histogram", "spectrum", "effective_lr")} == {
+    assert {view(board, name).cursor for name in ("curves", "histogram", "spectrum", "effective_lr")} == {
         float(steps[2])
     }
-    assert board.view("histogram").figure != newest
-    board.back.click()
+    assert view(board, "histogram").figure != newest
+    board.toolbar.back.click()
     assert board.cursor == steps[1]
-    board.move(-99)
+    board.toolbar.move(-99)
     assert board.cursor == steps[0]
-    board.forth.click()
+    board.toolbar.forth.click()
     assert board.cursor == steps[1]
-    board.steps.value = steps[4]
+    board.toolbar.steps.value = steps[4]
     assert board.cursor == steps[4]
-    board.newest.value = True
+    board.toolbar.newest.value = True
     assert board.cursor is None
-    assert drawn(board).view("histogram").figure == newest
+    assert view(drawn(board), "histogram").figure == newest
 
 
 def test_the_cursor_stays_while_steps_are_added(runs):
     board = Board(lambda do: do())
     board.show([item(runs, "plain", 0, until=5)])
-    assert board.steps.value == 5
+    assert board.toolbar.steps.value == 5
     board.show([item(runs, "plain", 0, until=9)])
-    assert board.steps.value == 9
-    board.set_cursor(5)
+    assert board.toolbar.steps.value == 9
+    board.toolbar.set_cursor(5)
     board.show([item(runs, "plain", 0)])
-    assert (board.cursor, board.steps.value) == (5, 5)
+    assert (board.cursor, board.toolbar.steps.value) == (5, 5)
     board.close()
 
 
@@ -73,9 +78,9 @@ def test_only_panels_whose_tables_have_grown_are_drawn_anew(board, runs):
 
 
 def test_the_csv_has_the_line_as_recorded_and_as_smoothed(board):
-    board.smooth.value = 0.8
+    board.toolbar.smooth.value = 0.8
     drawn(board)
-    table = pd.read_csv(io.StringIO(board.view("curves")._table()["text"]), keep_default_na=False, na_values=[""])
+    table = pd.read_csv(io.StringIO(view(board, "curves")._table()["text"]), keep_default_na=False, na_values=[""])
     assert {"run", "seed", "split", "name", "step", "value", "smoothed"} <= set(table.columns)
     one = table[
         (table["run"] == "galore") & (table["seed"] == 1) & (table["split"] == "train") & (table["name"] == "loss")
@@ -86,11 +91,11 @@ def test_the_csv_has_the_line_as_recorded_and_as_smoothed(board):
         expected.append(average / (1 - 0.8**count))
     np.testing.assert_allclose(one["smoothed"], expected, rtol=1e-12)
     assert len(one) == 20
-    board.smooth.value = 0.0
+    board.toolbar.smooth.value = 0.0
     drawn(board)
-    assert "smoothed" not in board.view("curves")._table()["text"].splitlines()[0]
+    assert "smoothed" not in view(board, "curves")._table()["text"].splitlines()[0]
     for name in ("histogram", "spectrum", "effective_lr"):
-        assert len(board.view(name)._table()["text"].splitlines()) > 2
+        assert len(view(board, name)._table()["text"].splitlines()) > 2
 
 
 def without_groups(trace):
@@ -108,7 +113,8 @@ def test_names_are_text_in_the_legend(runs):
     board.show([evil, item(runs, "galore", 1)])
     assert "<img" not in board.legend.value
     assert "galore (n = 2)" in board.legend.value
-    assert f"3px dashed {plots.PALETTE[1]}" in board.legend.value
+    swatches = re.findall(r"--light: (#\w+); --dark: #\w+; border-top-style: (\w+)'", board.legend.value)
+    assert swatches == [(plots.PALETTE[1], "dashed"), (plots.PALETTE[1], "solid")]
     for panel in (*OVERVIEW, *ALONE):
         figure = panel.draw([evil], Look()).figure
         if figure is not None:
@@ -129,7 +135,7 @@ def test_a_picture_that_fails_is_said_and_the_other_panels_are_drawn(runs, monke
     board.show([item(runs, "plain", 0)])
     while board.pending:
         board.draw()
-    assert board.view("spectrum").caption == "This panel cannot be drawn: ZeroDivisionError: oh <no>"
-    assert board.view("spectrum").figure == ""
-    assert board.view("histogram").figure
+    assert view(board, "spectrum").caption == "This panel cannot be drawn: ZeroDivisionError: oh <no>"
+    assert view(board, "spectrum").figure == ""
+    assert view(board, "histogram").figure
     board.close()

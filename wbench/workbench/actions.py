@@ -1,15 +1,16 @@
-"""What is done with runs: taken away as Python, loaded, compared, swept, reported, held against the paper's claim."""
+"""What is done with runs: taken away as Python, put on the controls, compared."""
 
 from __future__ import annotations
 
 import html
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import ipywidgets as ipw
 
-from wbench.errors import RunError, WBenchError
+from wbench.errors import RunError
 from wbench.runs.store import flatten
+from wbench.workbench.background import Background
 from wbench.workbench.panels import Drawn
 from wbench.workbench.panels.look import quietly
 from wbench.workbench.script import script
@@ -17,10 +18,7 @@ from wbench.workbench.shelf import task_short
 from wbench.workbench.trees import close_tree
 
 if TYPE_CHECKING:
-    from wbench.workbench.engine.chore import Chore
     from wbench.workbench.workbench import Workbench
-
-BADGES = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "invalid": "!"}
 
 
 class Actions:
@@ -31,64 +29,54 @@ class Actions:
 
     Attributes:
         box: What is shown.
+        background: Work that takes minutes.
+        python: The script that was copied last.
     """
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
-        self._chore: Chore | None = None
-        self._kind = ""
+        self.background = Background(bench)
+        self.python = ""
 
-        def button(text: str, tip: str, do: Any, icon: str = "") -> ipw.Button:
+        def button(text: str, tip: str, do: Callable[[], None], icon: str) -> ipw.Button:
             made = ipw.Button(description=text, tooltip=tip, icon=icon, layout={"width": "auto"})
-            made.on_click(lambda _: bench._loop.act(do))
+            made.on_click(lambda _: bench.act(do))
             return made
 
-        self.copy = button("Copy as Python", "A script that trains the first ticked (or the shown) run again, bit for bit.", self.copy_python, "copy")
-        self.fill = button("Load settings", "Put the settings of the first ticked row on the controls.", self.load, "sliders")
-        self.differ = button("Differences", "In which settings the ticked runs differ.", self.differences, "exchange")
-        self.knob = ipw.Dropdown(options=[], layout={"width": "200px"}, tooltip="Knob to sweep")
-        self.sweep_button = button("Sweep", "Train over this knob's slider with seeds, and write a page of the responses.", self.sweep, "random")
-        self.report_button = button("Report", "Write the interactive report on the methods above.", self.report, "file-text-o")
-        self.claim_button = button("Check the claim", "Hold the method against its paper's claim, with a negative control.", self.claim, "balance-scale")
-        self.scale = ipw.Dropdown(options=["smoke", "cpu"], value="smoke", layout={"width": "90px"}, tooltip="Scale of report, claim and sweep")
-        self.cancel = button("Cancel", "Stop the work in the background.", self.stop)
-        self.cancel.layout.display = "none"
-        self.progress = ipw.FloatProgress(value=0, min=0, max=1, layout={"width": "160px", "display": "none"})
-        self.said = ipw.HTML(layout={"width": "100%"})
-        self.shown = ipw.HTML(layout={"width": "100%"})
-        self.badge = ipw.HTML()
-        row = {"flex_flow": "row wrap", "align_items": "center"}
-        self.box = ipw.VBox(
-            [
-                ipw.HBox([self.copy, self.fill, self.differ, self.knob, self.sweep_button, self.report_button, self.claim_button,
-                          self.scale, self.badge], layout=row),
-                ipw.HBox([self.progress, self.cancel, self.said], layout={"align_items": "center"}), self.shown,
-            ],
-            layout={"width": "100%"},
-        )  # fmt: skip
-
-    # which run is meant
+        python_tip = "A script that trains the first ticked (else the shown) run again, bit for bit."
+        buttons = [
+            button("Copy as Python", python_tip, self.copy_python, "copy"),
+            button("Load settings", "Put the settings of the first ticked row on the controls.", self.load, "sliders"),
+            button("Differences", "In which settings the ticked runs differ.", self.differences, "exchange"),
+        ]
+        self.said, self.shown = ipw.HTML(), ipw.HTML(layout={"width": "100%"})
+        first = ipw.HBox([*buttons, self.said], layout={"flex_flow": "row wrap", "align_items": "center"})
+        self.box = ipw.VBox([first, self.shown, self.background.box], layout={"width": "100%"})
 
     def _meant(self) -> str:
-        """Return the configuration that a button acts on: the first ticked, else the one shown."""
-        for key in [*self._bench.listing.selected, self._bench._current]:
+        # the configuration that a button acts on: the first ticked, else the one on the controls
+        for key in [*self._bench.listing.selected, self._bench.shown_key]:
             if key in self._bench.shelf.groups:
                 return key
         raise RunError("tick a run in the table, or train one first")
 
     def copy_python(self) -> None:
-        """Put a script on the clipboard and show it."""
+        """Put a script on the clipboard and show it.
+
+        Raises:
+            RunError: If there is no run, or it is gone.
+        """
         bench = self._bench
         key = self._meant()
         run = bench.shelf.run(bench.shelf.groups[key][0].id)
         if run is None:
             raise RunError(f"the runs of {bench.shelf.name(key)} are gone")
         self.python = script(run, bench.store)
-        bench.face.copy(self.python)
+        bench.frame.face.copy(self.python)
         self.said.value = "<span class='wbench-said' role='status'>Copied; here it is, too.</span>"
-        self.shown.value = f"<pre class='wbench-code' tabindex='0' aria-label='the run as Python'>{html.escape(self.python)}</pre>"
-
-    python = ""
+        self.shown.value = (
+            f"<pre class='wbench-code' tabindex='0' aria-label='the run as Python'>{html.escape(self.python)}</pre>"
+        )
 
     def load(self) -> None:
         """Put the settings of a run on the controls."""
@@ -97,9 +85,13 @@ class Actions:
         self._say(f"The controls have the settings of {self._bench.shelf.name(key)}.")
 
     def differences(self) -> None:
-        """Show the settings in which the ticked configurations differ."""
+        """Show the settings in which the ticked configurations differ.
+
+        Raises:
+            RunError: If there are not two.
+        """
         bench = self._bench
-        keys = [key for key in dict.fromkeys([*bench.listing.selected, bench._current]) if key in bench.shelf.groups]
+        keys = [key for key in dict.fromkeys([*bench.listing.selected, bench.shown_key]) if key in bench.shelf.groups]
         if len(keys) < 2:
             raise RunError("tick two runs or more to see in what they differ")
         frame = bench.shelf.compared(keys)
@@ -112,10 +104,10 @@ class Actions:
             + "".join(f"<td>{html.escape('' if value is None else str(value))}</td>" for value in row) + "</tr>"
             for name, row in zip(frame.index, frame.to_numpy(), strict=True)
         )  # fmt: skip
-        self.shown.value = f"<div class='wbench-wide'><table class='wbench-table'><caption>Settings that differ</caption><tr><th></th>{head}</tr>{rows}</table></div>"
+        self.shown.value = f"<div class='wbench-wide'><table class='wbench-grid'><caption>Settings that differ</caption><tr><th></th>{head}</tr>{rows}</table></div>"
 
     def parallel(self) -> Drawn:
-        """Draw settings against the listed number, for all runs of the task on the controls."""
+        """Return settings against the listed number, for all runs of the task on the controls."""
         import pandas as pd
 
         from wbench import plots
@@ -139,132 +131,16 @@ class Actions:
         frame = frame[[name for name in frame.columns if name == metric or frame[name].map(str).nunique() > 1]]
         order = ["methods", *(name for name in frame.columns if name not in {"methods", "seed", metric})]
         frame = frame[[name for name in [*order, "seed", metric] if name in frame.columns]]
-        return Drawn(quietly(plots.parallel, frame, result=metric), f"{len(frame)} runs of {task}; drag along an axis to pick some.", frame)
-
-    # work in the background
-
-    def offer_knobs(self) -> None:
-        """Offer the knobs of the methods in view for a sweep."""
-        groups = self._bench.setup.groups
-        found = [
-            (f"{type(group._base).id}.{name}", (type(group._base).id, name))
-            for group in groups for name, control in group.controls.items() if control.slider is not None and type(group._base).id != self._bench.setup.task().id
-        ]  # fmt: skip
-        if list(self.knob.options) != found:
-            self.knob.options = found
-
-    def report(self) -> None:
-        """Write the report on the methods above, in the background."""
-        names = [method.id for method in self._bench.setup.methods()]
-        if not names:
-            raise RunError("a report is about a method: add one on the left")
-        self._start("report", lambda: Chore.report(names, scale=self.scale.value, out=str(self._out()), store=self._bench.store))
-
-    def claim(self) -> None:
-        """Hold the first method that has a claim against it, in the background."""
-        from wbench import claims
-
-        known = claims.all()
-        name = next((method.id for method in self._bench.setup.methods() if method.id in known), None)
-        if name is None:
-            raise RunError(f"add a method that has a claim; those are: {', '.join(sorted(known))}")
-        self._start("claim", lambda: Chore.claim(name, scale=self.scale.value, store=self._bench.store))
-
-    def sweep(self) -> None:
-        """Sweep the chosen knob, in the background."""
-        if not self.knob.value:
-            raise RunError("choose a knob to sweep")
-        owner, name = self.knob.value
-        methods = self._bench.setup.methods()
-        method = next((item for item in methods if item.id == owner), methods[0] if methods else None)
-        changed = {}
-        if method is not None:
-            fields = type(method).model_fields
-            changed = {key: _plain(value) for key, value in method if key != name and value != fields[key].default}
-        from wbench.tasks import task_text
-
-        self._start("sweep", lambda: Chore.sweep(
-            "" if method is None else method.id, {name: []}, task=task_text(self._bench.setup.task()), scale=self.scale.value, seeds=2 if self.scale.value == "smoke" else 8,
-            settings=changed, out=str(self._out()), store=self._bench.store,
-        ))  # fmt: skip
-
-    def _out(self) -> Path:
-        return Path("out")
-
-    def _start(self, kind: str, make: Any) -> None:
-        if self._chore is not None:
-            raise WBenchError("one thing at a time: wait for the work in the background, or cancel it")
-        self._kind = kind
-        self._chore = make()
-        self.cancel.layout.display = self.progress.layout.display = None
-        self.badge.value = ""
-        self._say(f"{kind} started ...")
-        self._bench._loop.wake()
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is done in the background."""
-        return self._chore is not None
-
-    def stop(self) -> None:
-        """Stop what is done in the background."""
-        if self._chore is not None:
-            self._chore.stop()
-
-    def tick(self) -> None:
-        """Look how far the work in the background has come."""
-        self.offer_knobs()
-        if self._chore is None:
-            return
-        state = self._chore.poll()
-        self.progress.bar_style = "" if state.share is not None else "info"
-        self.progress.value = state.share if state.share is not None else 0.0
-        if not state.done:
-            self._say(f"{self._kind}: {state.text}" if state.text else f"{self._kind} ...")
-            return
-        self._chore = None
-        self.cancel.layout.display = self.progress.layout.display = "none"
-        if state.error:
-            self._bench.say(f"{self._kind}: {state.error}", wrong=True)
-            self._say("")
-        elif self._kind == "claim":
-            self._verdict(state.result)
-        else:
-            path = Path(str(state.result))
-            self.said.value = f"<span role='status'>{self._kind} written: {_link(path)}</span>"
-        self._bench.shelf.refresh()
-        self._bench._relist()
-
-    def _verdict(self, result: Any) -> None:
-        outcome = str(result["outcome"])
-        sign = BADGES.get(outcome, "")
-        kind = outcome.replace(" ", "-")
-        self.badge.value = (
-            f"<span class='wbench-badge wbench-{kind}' role='status' title='{html.escape(result['reason'], quote=True)}'>{sign} {html.escape(outcome)}; "
-            f"control: {html.escape(str(result['control']))}</span>"
+        return Drawn(
+            quietly(plots.parallel, frame, result=metric),
+            f"{len(frame)} runs of {task}; drag along an axis to pick some.",
+            frame,
         )
-        frame = result["frame"]
-        wanted = [name for name in ("arm_role", "label", "estimate", "low", "high", "direction", "threshold", "gate", "outcome") if name in frame.columns]
-        table = frame[wanted].to_html(index=False, border=0, classes="wbench-table", float_format=lambda value: f"{value:.4g}")
-        self.shown.value = f"<details open><summary>Evidence, scale {self.scale.value}: {html.escape(result['reason'])}</summary><div class='wbench-wide'>{table}</div></details>"
-        self._say("")
 
     def _say(self, text: str) -> None:
         self.said.value = f"<span class='wbench-said' role='status'>{html.escape(text)}</span>" if text else ""
 
     def close(self) -> None:
         """End the work in the background and free every widget."""
-        if self._chore is not None:
-            self._chore.stop()
+        self.background.close()
         close_tree(self.box)
-
-
-def _link(path: Path) -> str:
-    shown = html.escape(str(path), quote=True)
-    return f"<a href='{shown}' target='_blank'>{shown}</a>"
-
-
-def _plain(value: Any) -> str:
-    from wbench.workbench.controls.scales import text_of
-
-    return "none" if value is None else text_of(value).replace(", ", ",")

@@ -14,17 +14,12 @@ from wbench.recipe import Recipe
 from wbench.runs import Run
 from wbench.task import Task
 from wbench.tasks import all as all_tasks
+from wbench.workbench.controls.cards import card, heading
 from wbench.workbench.controls.group import KnobGroup
 from wbench.workbench.trees import close_tree
 
 FIRST = ("lr", "steps", "batch_size", "optimizer", "schedule", "weight_decay")
 REST = ("warmup", "final_lr", "momentum", "betas", "eps", "clip", "eval_every")
-STAGES = {
-    "parametrization": "rewrites a weight on every forward pass", "optimizer": "rewrites gradient, state or step",
-    "adapter": "trainable parameters beside frozen ones", "transform": "rewrites a trained model once",
-    "layer": "replaces modules", "objective": "rewrites the loss or the data", "population": "works over many models",
-    "estimator": "statistics outside a network", "pipeline": "several of these",
-}  # fmt: skip
 
 
 class Setup:
@@ -82,8 +77,8 @@ class Setup:
         self._recipe_group: KnobGroup[Recipe]
         self.box = ipw.VBox(
             [
-                _heading("What"), self.task_menu, self._task_box, self.method_menu, self._method_box, self.start_menu,
-                _heading("How"), self._recipe_box, ipw.HBox([self.seed_field, self.seeds_field], layout=width), self.note,
+                heading("What"), self.task_menu, self._task_box, self.method_menu, self._method_box, self.start_menu,
+                heading("How"), self._recipe_box, ipw.HBox([self.seed_field, self.seeds_field], layout=width), self.note,
             ],
             layout=width,
         )  # fmt: skip
@@ -202,6 +197,16 @@ class Setup:
         self.note.value = f"<span role='alert'>{html.escape(text)}</span>" if text else ""
         self.note.layout.display = None if text else "none"
 
+    def sliders(self) -> list[tuple[str, str]]:
+        """Return the methods' and the recipe's knobs that have a slider: owner and name."""
+        groups: list[KnobGroup[Any]] = [*self._cards.values(), self._recipe_group]
+        return [
+            (group.owner, name)
+            for group in groups
+            for name, control in group.controls.items()
+            if control.slider is not None
+        ]
+
     def spoken(self) -> dict[str, dict[str, str]]:
         """Return accessible names and values of all slider handles, by class."""
         return {c.css: c.spoken for group in self.groups for c in group.controls.values() if c.slider is not None}
@@ -255,18 +260,18 @@ class Setup:
         off = ipw.Button(description="×", tooltip=f"take {cls.id} off", layout={"width": "28px", "padding": "0"})
         off.add_class("wbench-off")
         off.on_click(lambda _: self._put_off(cls.id))
-        head = ipw.HTML(_card(method), layout={"width": "calc(100% - 34px)"})
-        card = ipw.VBox([ipw.HBox([head, off]), group.box], layout={"width": "100%"})
-        card.add_class("wbench-card")
-        self._method_box.children = (*self._method_box.children, card)
+        head = ipw.HTML(card(method), layout={"width": "calc(100% - 34px)"})
+        shown = ipw.VBox([ipw.HBox([head, off]), group.box], layout={"width": "100%"})
+        shown.add_class("wbench-card")
+        self._method_box.children = (*self._method_box.children, shown)
         self._refresh_offers()
 
     def _take_off(self, name: str) -> None:
         place = list(self._cards).index(name)
         del self._cards[name]
-        card = self._method_box.children[place]
-        self._method_box.children = tuple(box for box in self._method_box.children if box is not card)
-        close_tree(card)
+        gone = self._method_box.children[place]
+        self._method_box.children = tuple(box for box in self._method_box.children if box is not gone)
+        close_tree(gone)
         self._refresh_offers()
 
     def _put_off(self, name: str) -> None:
@@ -280,19 +285,3 @@ class Setup:
     def _tell(self) -> None:
         if not getattr(self, "_quiet", False):
             self._changed()
-
-
-def _heading(text: str) -> ipw.HTML:
-    return ipw.HTML(f"<h3 class='wbench-heading'>{html.escape(text)}</h3>")
-
-
-def _card(method: Method) -> str:
-    cls = type(method)
-    paper = cls.paper
-    source = f"{html.escape(paper.authors.split(',')[0])} et al., {paper.year}" if paper else ""
-    if paper and paper.arxiv:
-        link = f"https://arxiv.org/abs/{html.escape(paper.arxiv)}"
-        source = f"<a href='{link}' target='_blank' rel='noreferrer'>{source}</a>"
-    follows = {"paper": "follows the paper", "code": "follows the authors' code"}.get(cls.fidelity, "in part inferred")
-    what = html.escape(STAGES.get(cls.stage, cls.stage))
-    return f"<b>{html.escape(cls.title)}</b><br><small>{what}; {source}{'; ' if source else ''}{follows}</small>"

@@ -218,15 +218,24 @@ class Shelf:
             if run is None:
                 raise RunError(f"the runs of {self.name(key)} are gone from {self.store}")
             columns.append(self.name(key))
-            flat.append({name: value for name, value in flatten(run.spec).items() if _tells(name)})
+            flat.append(_settings(flatten(run.spec), run.methods))
         names = dict.fromkeys(name for values in flat for name in values)
-        table = {name: [values.get(name) for values in flat] for name in names}
+        # of a method that one of them lacks the row `methods` tells
+        common = [name for name in names if not name.startswith("methods.") or all(name in values for values in flat)]
+        table = {name: [values.get(name) for values in flat] for name in common}
         differ = {name: row for name, row in table.items() if len({repr(value) for value in row}) > 1}
-        return pd.DataFrame.from_dict(differ, orient="index", columns=columns, dtype=object)
+        named = {name.removeprefix("methods.").replace(".fields.", "."): row for name, row in differ.items()}
+        return pd.DataFrame.from_dict(named, orient="index", columns=columns, dtype=object)
 
 
-def _tells(name: str) -> bool:
-    return name not in {"seed", "code"} and not name.endswith(".code")
+def _settings(flat: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
+    told = {"seed", "code", "methods"}  # elsewhere, or of no use to a reader
+    plain = {
+        name: value
+        for name, value in flat.items()
+        if name not in told and not (name.startswith("methods.") and name.endswith((".code", ".id")))
+    }
+    return {"methods": " + ".join(methods) or "baseline", **plain}
 
 
 def task_short(task: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ STYLE = """<style>
 .wbench-knob .widget-hslider { margin-left: 2px; }
 .wbench-legend { display: flex; flex-wrap: wrap; gap: 2px 18px; line-height: 1.5; }
 .wbench-key { white-space: nowrap; max-width: 46ch; overflow: hidden; text-overflow: ellipsis; }
-.wbench-swatch { display: inline-block; width: 22px; vertical-align: middle; margin-right: 6px; }
+.wbench-swatch { display: inline-block; border-top-width: 3px; border-top-color: var(--light); width: 22px; vertical-align: middle; margin-right: 6px; }
+[data-jp-theme-light="false"] .wbench-swatch { border-top-color: var(--dark); }
 .wbench-area { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 8px; }
 .wbench-area.wbench-one { grid-template-columns: minmax(0, 1fr); }
 .wbench-view { min-width: 0; }
@@ -23,10 +24,10 @@ STYLE = """<style>
 @container (max-width: 1250px) { .wbench-area { grid-template-columns: minmax(0, 1fr); } }
 .wbench-tabs .widget-toggle-button { width: auto; }
 .wbench-wide { overflow-x: auto; max-width: 100%; }
-.wbench-table { border-collapse: collapse; font-size: 13px; color: inherit; background: transparent; }
-.wbench-table caption { text-align: left; font-weight: 600; padding: 4px 0; }
-.wbench-table td, .wbench-table th { padding: 3px 10px; text-align: left; border-bottom: 1px solid var(--jp-border-color2, #ddd); font-weight: normal; }
-.wbench-table tr { background: transparent !important; }
+.wbench-grid { border-collapse: collapse; font-size: 13px; color: inherit; background: transparent; }
+.wbench-grid caption { text-align: left; font-weight: 600; padding: 4px 0; }
+.wbench-grid td, .wbench-grid th { padding: 3px 10px; text-align: left; border-bottom: 1px solid var(--jp-border-color2, #ddd); font-weight: normal; }
+.wbench-grid tr { background: transparent !important; }
 .wbench-code { background: var(--jp-layout-color2, #f4f4f4); color: var(--jp-content-font-color1, #222); padding: 10px; overflow-x: auto; line-height: 1.4; }
 .wbench-badge { border: 2px solid; border-radius: 12px; padding: 2px 10px; font-weight: 600; }
 .wbench-reproduced { border-color: #009E73; }

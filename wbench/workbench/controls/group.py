@@ -54,6 +54,11 @@ class KnobGroup(Generic[R]):
             folded = [fold]
         self.box = ipw.VBox([*first, *folded, self.note], layout={"width": "100%"})
 
+    @property
+    def owner(self) -> str:
+        """Id of the record's kind."""
+        return type(self._base).id or type(self._base).__name__
+
     def _set(self, name: str, value: Any) -> None:
         self._values[name] = value
         self._check()

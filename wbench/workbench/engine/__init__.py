@@ -1,5 +1,6 @@
 """Training beside the notebook: a worker process, what it tells, and who speaks with it. No widgets here."""
 
+from wbench.workbench.engine.chore import Chore, ChoreState, ClaimOutcome
 from wbench.workbench.engine.messages import (
     Ended,
     Failed,
@@ -13,4 +14,7 @@ from wbench.workbench.engine.messages import (
 )
 from wbench.workbench.engine.trainer import Trainer
 
-__all__ = ["Ended", "Failed", "Landscape", "Message", "Progress", "Refused", "Rows", "Started", "Table", "Trainer"]
+__all__ = [
+    "Chore", "ChoreState", "ClaimOutcome", "Ended", "Failed", "Landscape", "Message", "Progress", "Refused", "Rows", "Started",
+    "Table", "Trainer",
+]  # fmt: skip

@@ -8,15 +8,17 @@ import pickle
 import queue
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 from wbench.study.process import WorkerDiedError
 from wbench.study.slot import LOOK, PATIENCE, context, obituary
 
+T = TypeVar("T")
 GRACE = 0.6  # seconds in which a worker should end that was told to, before it is killed
 REMEDY = "take a smaller model or batch"
 
@@ -138,3 +140,19 @@ def environment(threads: int | None) -> dict[str, str]:
     from wbench.study.pool import thread_variables
 
     return {**os.environ, **(thread_variables(threads) if threads is not None else {})}
+
+
+def weakly(me: weakref.ref[T], method: Callable[[T, Line, Any], None]) -> Callable[[Line, Any], None]:
+    """Return a call of a method that does nothing once its object is gone: a line's threads keep nobody alive.
+
+    Args:
+        me: The object.
+        method: Of its class.
+    """
+
+    def tell(line: Line, said: Any) -> None:
+        owner = me()
+        if owner is not None:
+            method(owner, line, said)
+
+    return tell

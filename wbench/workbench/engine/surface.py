@@ -72,7 +72,7 @@ class LiveSurface:
         self.tell, self.wanted, self.poll = tell, wanted, poll
         self.batch: Batch | None = None
         self.begin = time.perf_counter()
-        self.spent, self.cost, self.given_up = 0.0, 0.0, False
+        self.spent, self.cost, self.point, self.given_up = 0.0, 0.0, 0.0, False
 
     def __call__(self, model: nn.Module, ctx: Context) -> None:
         """Take a landscape now, if it is wanted and can be afforded.
@@ -83,7 +83,7 @@ class LiveSurface:
         """
         start = time.perf_counter()
         trained = start - self.begin - self.spent
-        if self.given_up or not self.wanted() or self.spent + self.cost > SHARE * trained:
+        if self.given_up or not self.wanted() or self.spent + (self.cost or self.point) > SHARE * trained:
             return
         methods = torch.Generator().set_state(ctx.rng.get_state())
         try:
@@ -110,12 +110,12 @@ class LiveSurface:
             self.poll()
             return task.loss(model(batch[0]), batch).mean()
 
-        if not self.cost:  # nothing is known yet: what does one point cost?
+        if not self.cost:  # none was taken yet: what does one point cost?
             start = time.perf_counter()
             with torch.no_grad(), unchanged(model, parameters=False):
                 loss(model)
-            self.cost = 2 * COARSE**2 * (time.perf_counter() - start)
-            if self.cost > budget:
+            self.point = time.perf_counter() - start
+            if 1.5 * COARSE**2 * self.point > budget:
                 return
         start = time.perf_counter()
         frame = landscape(model, loss, dims=2, points=COARSE, seed=self.seed)

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,7 +17,7 @@ from wbench.machine import find_gpus, physical_memory
 from wbench.runs import RunStore
 from wbench.runs.local import LocalPlace
 from wbench.study.process import WorkerDiedError
-from wbench.workbench.engine.line import Line, environment
+from wbench.workbench.engine.line import Line, environment, weakly
 from wbench.workbench.engine.messages import Ended, Failed, Message, Ready, Refused, Rows, Started
 from wbench.workbench.engine.sources import sources
 from wbench.workbench.engine.worker import work
@@ -210,7 +210,9 @@ class Trainer:
             memory = physical_memory() if limited else None
             args = (environment(self.threads), self.threads, memory, self.store.url)
             me = weakref.ref(self)
-            self._lines.append(Line(work, args, _told(me, Trainer._heard), _told(me, Trainer._died), "wbench-trainer"))
+            self._lines.append(
+                Line(work, args, weakly(me, Trainer._heard), weakly(me, Trainer._died), "wbench-trainer")
+            )
             self._sources = {}
             if self._landscape:
                 self._lines[0].send("landscape", True)
@@ -276,16 +278,6 @@ class Trainer:
                 self._post(Failed(key, type(error).__name__, str(error), ""))
             if line.heard and not self._closed:
                 self._line()
-
-
-def _told(me: weakref.ref[Trainer], method: Callable[..., None]) -> Callable[[Line, Any], None]:
-    # the threads of a line must not keep a trainer alive that nobody uses any more
-    def tell(line: Line, said: Any) -> None:
-        trainer = me()
-        if trainer is not None:
-            method(trainer, line, said)
-
-    return tell
 
 
 def _overdue(me: weakref.ref[Trainer], line: Line, stop: int) -> None:

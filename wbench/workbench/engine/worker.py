@@ -225,11 +225,10 @@ class Worker:
                     self.tell(Progress(wanted.key, done / of * total, total))
 
         population = train_population([wanted.job for wanted in group], store, on_step=step)
-        for place, wanted in enumerate(group):
-            if place in population.runs:
-                self._ended(wanted.key, wanted.job, population.runs[place])
-            else:
-                self.jobs.appendleft(Wanted(wanted.key, wanted.job, alone=True))
+        for place, run in sorted(population.runs.items()):
+            self._ended(group[place].key, group[place].job, run)
+        left = [Wanted(group[place].key, group[place].job, alone=True) for place in sorted(population.alone)]
+        self.jobs.extendleft(reversed(left))
 
     def _step(self, step: int, _: float = 0.0) -> None:
         if not self.stopping and time.monotonic() - self.looked >= LOOK:
@@ -256,8 +255,7 @@ class Worker:
         if full:
             traceback.clear_frames(error.__traceback__)  # makes room for what follows
         if len(group) > 1:  # one of them is at fault: each by itself shows which
-            for wanted in reversed(group):
-                self.jobs.appendleft(Wanted(wanted.key, wanted.job, alone=True))
+            self.jobs.extendleft(Wanted(wanted.key, wanted.job, alone=True) for wanted in reversed(group))
             return
         wanted, writer = group[0], store.writers.get(group[0].job.id)
         kept = writer.kept if writer is not None else None

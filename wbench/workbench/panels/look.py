@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ class Look:
         x: Horizontal axis of curves.
         over: Weights and spectra of all at the cursor, or over the steps.
         columns: Panels side by side in a figure that has half of the width.
+        whole: The same in one that has all of the width.
         metrics: Metrics in runs without steps, and others, as `split name`; empty: what is usual.
     """
 
@@ -36,6 +37,7 @@ class Look:
     x: Literal["step", "samples"] = "step"
     over: Literal["cursor", "steps"] = "cursor"
     columns: int = 2
+    whole: int = 3
     metrics: tuple[str, ...] = ()
 
 
@@ -63,8 +65,9 @@ class Panel:
         title: Heading.
         draw: From what is on display and how, to what is seen.
         tables: Tables that it draws, of which a new record means drawing anew; `method.` stands for all methods' own.
-        moves: Whether it depends on the cursor beyond the line that marks it.
+        moves: Whether it depends on the cursor beyond the line that marks it, its caption included.
         wide: Whether it takes the whole width.
+        legend: Whether it has a legend of its own, besides that of the runs.
     """
 
     id: str
@@ -73,6 +76,15 @@ class Panel:
     tables: tuple[str, ...] = ()
     moves: bool = False
     wide: bool = False
+    legend: bool = False
+
+    def draws(self, changed: Iterable[str]) -> bool:
+        """Return whether one of these tables is drawn here.
+
+        Args:
+            changed: Names of tables.
+        """
+        return any(name in self.tables or (name.startswith("method.") and "method." in self.tables) for name in changed)
 
 
 def quietly(draw: Callable[..., go.Figure], *args: Any, **options: Any) -> go.Figure:

@@ -134,6 +134,6 @@ def settings(shown: Sequence[Shown], look: Look) -> Drawn:
 
 
 LANDSCAPE = Panel("landscape", "Loss landscape", landscape, ("landscape",), moves=True)
-PICTURE = Panel("picture", "The method's own picture", picture, ("method.",), moves=True)
-MEMORY = Panel("memory", "Memory", memory, ("memory",))
+PICTURE = Panel("picture", "The method's own picture", picture, ("method.",), moves=True, legend=True)
+MEMORY = Panel("memory", "Memory", memory, ("memory",), legend=True)
 SETTINGS = Panel("settings", "Settings and results", settings)

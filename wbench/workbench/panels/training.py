@@ -47,7 +47,9 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
     present = (during["split"] + " " + during["name"]).unique().tolist()
     names = next(filter(None, (tuple(n for n in wanted if n in present) for wanted in (look.metrics, USUAL, present))))
-    figure = quietly(plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=3)
+    figure = quietly(
+        plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
+    )
     figure.update_layout(meta={"step_axes": _axes(figure) if look.x == "step" else []})
     more = f" Without steps, and not drawn: {listed(without)}." if without else ""
     return Drawn(figure, _said(during, names[0], look, shown) + more, during)
@@ -111,6 +113,7 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
             None, "No effective learning rate was recorded: nothing is trained in steps, or the probe was off."
         )
     figure = quietly(plots.effective_lr, frame, layer=look.layer if look.layer in set(frame["layer"]) else None)
+    _layers_alone(figure)
     figure.update_layout(meta={"step_axes": _axes(figure)})
     rows, where = at(frame, look.cursor)
     top = rows.sort_values("relative_update", ascending=False).iloc[0]
@@ -119,5 +122,15 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
     return Drawn(figure, said, frame)
 
 
-CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), wide=True)
-RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), wide=True)
+def _layers_alone(figure: Any) -> None:
+    # the workbench has one legend of runs for all panels: here only the layers are told, by their dashes
+    named: set[str] = set()
+    for trace in figure.data:
+        layer = str(trace.name).rsplit(": ", 1)[-1]
+        trace.showlegend = bool(trace.showlegend) and layer not in named
+        named.add(layer)
+        trace.legendgroup = trace.name = layer
+
+
+CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), moves=True, wide=True)
+RATES = Panel("effective_lr", "Effective learning rate", rates, ("effective_lr",), moves=True, wide=True, legend=True)

@@ -12,12 +12,10 @@ from wbench.workbench.widgets._source import script
 
 
 @cache
-def _source() -> str:
+def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    # split, not replaced: the text is 5 MB and holds every character that a pattern could mean
-    before, after = script("library.js").split("/* plotly.js */")
-    return before + get_plotlyjs() + after
+    return get_plotlyjs()
 
 
 class PlotlyLibrary(anywidget.AnyWidget):
@@ -27,11 +25,13 @@ class PlotlyLibrary(anywidget.AnyWidget):
     It is evaluated once a page, however many of these there are, and leaves `window.Plotly` and RequireJS alone.
     """
 
-    _esm = traitlets.Unicode().tag(sync=True)
+    _esm = script("library.js")
+
+    source = traitlets.Unicode(help="plotly.js.").tag(sync=True)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"layout": {"display": "none"}, **options})
 
-    @traitlets.default("_esm")
+    @traitlets.default("source")
     def _load(self) -> str:
-        return _source()
+        return _plotly()

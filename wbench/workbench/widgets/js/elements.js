@@ -6,6 +6,9 @@ export function element(tag, { attributes = {}, ...properties } = {}, children =
   return made;
 }
 
+// JupyterLab takes single keys ("d d" deletes the cell, arrows go to another) from what has the focus, unless that says no.
+export const OWN_KEYS = { "data-lm-suppress-shortcuts": "true" };
+
 // Runs at most once a frame of the browser, however often it is asked for.
 export function onceAFrame(action) {
   let asked = 0;

@@ -1,4 +1,4 @@
-import { element, onceAFrame } from "./elements.js";
+import { element, onceAFrame, OWN_KEYS } from "./elements.js";
 import { save } from "./save.js";
 import { themeOf, watchTheme } from "./theme.js";
 
@@ -32,6 +32,7 @@ function nameSliders(names) {
   for (const [name, { label, valuetext }] of Object.entries(names)) {
     document.querySelectorAll(`.${CSS.escape(name)} .noUi-handle`).forEach((handle, place) => {
       write(handle, "aria-label", label);
+      for (const [attribute, value] of Object.entries(OWN_KEYS)) write(handle, attribute, value);
       write(handle, "aria-valuetext", [].concat(valuetext)[place]);
     });
   }

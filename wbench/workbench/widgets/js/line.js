@@ -1,5 +1,5 @@
 import colours from "./colours.json" with { type: "json" };
-import { element } from "./elements.js";
+import { element, OWN_KEYS } from "./elements.js";
 import { written } from "./rows.js";
 
 // The elements of a table: a header, a row. What they do is given as functions.
@@ -29,20 +29,22 @@ export function widthOf({ key, kind, title, unit = "" }) {
 export function lineOf(row, { columns, ticked, reach, theme, on }) {
   const tick = element("input", {
     type: "checkbox", checked: ticked, onchange: () => on.toggle(row.key),
-    attributes: { "aria-label": `Overlay ${row.name}`, tabindex: reach, "data-control": "tick" },
+    attributes: { "aria-label": `Overlay ${row.name}`, tabindex: reach, "data-control": "tick", ...OWN_KEYS },
   });
   const act = (control, text, label, onclick, more) =>
-    button(text, `${label} ${row.name}`, onclick, { tabindex: reach, "data-control": control, ...more });
+    button(text, `${label} ${row.name}`, onclick, { tabindex: reach, "data-control": control, ...OWN_KEYS, ...more });
   const actions = element("td", { className: "wbench-table-actions" }, [
     act("pin", row.pinned ? "★" : "☆", "Pin", () => on.edit(row.key, "pinned", !row.pinned), { "aria-pressed": Boolean(row.pinned) }),
     act("rename", "✎", "Rename", () => on.open(row.key, "name")),
     act("delete", "✕", "Delete", () => on.remove(row.key)),
   ]);
   const cells = columns.map((column) => cellOf(row, column, on));
-  return element("tr", {
-    className: row.pinned ? "pinned" : "", onfocusin: () => on.activate(row.key),
-    attributes: { tabindex: reach, "data-key": row.key, "aria-selected": ticked },
+  const line = element("tr", {
+    className: row.pinned ? "pinned" : "",
+    attributes: { tabindex: reach, "data-key": row.key, "aria-selected": ticked, ...OWN_KEYS },
   }, [element("td", {}, [tick]), element("td", {}, [swatch(row, theme)]), ...cells, actions]);
+  line.addEventListener("focusin", () => on.activate(row.key));
+  return line;
 }
 
 function cellOf(row, column, on) {

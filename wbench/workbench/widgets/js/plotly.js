@@ -4,15 +4,11 @@ const PLACE = Symbol.for("wbench.plotly");
 export function meeting() {
   if (!globalThis[PLACE]) {
     const place = {};
-    place.ready = new Promise((resolve) => {
-      place.give = (library) => {
-        place.library ??= library;
-        resolve(place.library);
-      };
-    });
+    const brought = new Promise((resolve) => (place.bring = resolve)); // the first that is brought stays
+    place.ready = () => (place.library ??= brought.then((load) => load()));
     globalThis[PLACE] = place;
   }
   return globalThis[PLACE];
 }
 
-export const plotlyReady = () => meeting().ready;
+export const plotlyReady = () => meeting().ready();

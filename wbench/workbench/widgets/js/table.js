@@ -1,6 +1,7 @@
-import { element, onceAFrame } from "./elements.js";
+import { element, onceAFrame, OWN_KEYS } from "./elements.js";
 import { arrange, button, headerOf, lineOf, reach, widthOf } from "./line.js";
 import { allColumns, filterOf, sorted } from "./rows.js";
+import { storeOf } from "./store.js";
 import { themeOf, watchTheme } from "./theme.js";
 
 const ROW = 30; // pixels, as in the style sheet
@@ -13,9 +14,10 @@ class Table {
     Object.assign(this, { model, store, order: { key: "", down: false }, active: null, place: 0, drawn: new Map(), shown: [] });
     this.filter = element("input", {
       type: "search", className: "wbench-table-filter", placeholder: "filter: text, column:text, column>value",
-      attributes: { "aria-label": "Filter rows" }, oninput: () => this.refilter(),
+      attributes: { "aria-label": "Filter rows", ...OWN_KEYS }, oninput: () => this.refilter(),
     });
     this.status = element("span", { className: "wbench-table-status", attributes: { role: "status" } });
+    this.full = element("span", { className: "wbench-table-full", attributes: { "aria-hidden": "true" } });
     this.clear = button("untick all", "Untick all rows", () => this.select([]));
     this.undo = element("span", { className: "wbench-table-undo", hidden: true, attributes: { role: "status" } });
     this.columns = element("colgroup");
@@ -24,9 +26,9 @@ class Table {
     this.spaces = [0, 1].map(() => element("tr", { className: "wbench-table-space", attributes: { "aria-hidden": "true" } }, [element("td")]));
     this.table = element("table", {}, [this.columns, element("thead", {}, [this.head]), this.body]);
     this.scroller = element("div", { className: "wbench-table-scroll", onscroll: () => this.scrolled() }, [this.table]);
-    const bar = element("div", { className: "wbench-table-bar" }, [this.filter, this.status, this.clear, this.undo]);
-    // JupyterLab acts on single keys ("d d" deletes the cell) unless told to leave them alone
-    this.root = element("div", { className: "wbench-table", attributes: { "data-lm-suppress-shortcuts": "true" } }, [bar, this.scroller]);
+    const bar = element("div", { className: "wbench-table-bar" }, [this.filter, this.status, this.clear]);
+    const foot = element("div", { className: "wbench-table-foot" }, [this.full, this.undo]);
+    this.root = element("div", { className: "wbench-table" }, [bar, this.scroller, foot]);
     el.append(this.root);
     this.keep = () => true;
     this.schedule = onceAFrame(() => this.draw());
@@ -65,6 +67,7 @@ class Table {
 
   relabel() {
     this.all = allColumns(this.model.get("columns"));
+    if (!this.all.some(({ key }) => key === this.order.key)) this.order = { key: "", down: false };
     this.table.setAttribute("aria-label", this.model.get("name"));
     this.scroller.style.maxHeight = `${this.model.get("height")}px`;
     const widths = [TICK, LINE, ...this.all.map(widthOf), ACTIONS]; // the name's, 0, takes what is left
@@ -81,7 +84,8 @@ class Table {
   }
 
   sort(key) {
-    this.order = { key, down: this.order.key === key && !this.order.down };
+    const again = this.order.key === key;
+    this.order = again && this.order.down ? { key: "", down: false } : { key, down: again }; // up, down, as given
     this.redraw();
     this.head.querySelector(`[data-key="${CSS.escape(key)}"] button`)?.focus();
   }
@@ -170,6 +174,7 @@ class Table {
   }
 
   activate(key) {
+    this.full.textContent = this.store.rows.get(key)?.name ?? ""; // where the column cuts it off
     if (this.active === key) return;
     this.active = key;
     this.schedule();
@@ -201,7 +206,7 @@ class Table {
     const cell = line?.querySelector(`td[data-field="${field}"]`);
     if (!cell || this.editing) return;
     const { [field]: before = "", name } = this.store.rows.get(key);
-    const input = element("input", { type: "text", value: before, attributes: { "aria-label": `${field} of ${name}` } });
+    const input = element("input", { type: "text", value: before, attributes: { "aria-label": `${field} of ${name}`, ...OWN_KEYS } });
     const close = (keep) => {
       if (this.editing !== input) return;
       this.editing = null;
@@ -249,33 +254,22 @@ class Table {
   }
 
   offerUndo() {
-    clearTimeout(this.undoTimer);
     const count = this.model.get("undoable").length;
     this.undo.hidden = !count;
     if (!count) return;
-    const wait = () => (this.undoTimer = setTimeout(() => (this.undo.hidden = true), UNDO_SECONDS * 1000));
     const undo = button("Undo", "Undo the deletion", () => this.model.send({ kind: "undo" }));
     this.undo.replaceChildren(count === 1 ? "1 row deleted " : `${count} rows deleted `, undo);
-    this.undo.onfocusin = () => clearTimeout(this.undoTimer);
-    this.undo.onfocusout = wait;
-    wait();
+    this.hideUndoSoon();
   }
-}
 
-// The rows of one widget, for all places where it is shown.
-function storeOf(model) {
-  const store = { rows: new Map(), watchers: new Set() };
-  const changed = () => store.watchers.forEach((watcher) => watcher());
-  store.replace = (rows) => {
-    store.rows = new Map(rows.map((row) => [row.key, row]));
-    changed();
-  };
-  store.merge = (parts) => {
-    for (const part of parts) store.rows.set(part.key, { ...store.rows.get(part.key), ...part });
-    changed();
-  };
-  store.replace(model.get("rows"));
-  return store;
+  hideUndoSoon() {
+    clearTimeout(this.undoTimer);
+    this.undoTimer = setTimeout(() => {
+      // not from under the finger
+      if (this.undo.matches(":hover, :focus-within")) this.hideUndoSoon();
+      else this.undo.hidden = true;
+    }, UNDO_SECONDS * 1000);
+  }
 }
 
 export default () => {

@@ -120,6 +120,7 @@ class Panel {
 
   purge() {
     if (this.graph.data) this.library.purge(this.graph);
+    this.graph.classList.remove("js-plotly-plot");
     this.listening = false;
     this.lines.replaceChildren();
   }
