@@ -85,6 +85,7 @@ def recorded() -> dict[str, pd.DataFrame]:
         "passed": ["yes", "undecided", "no"], "unit": ["nats", "nats", "weights"], "direction": ["<", "<", ">"],
     })  # fmt: skip
     metrics = joined["metrics"][joined["metrics"]["seed"] == 0]
+    joined |= {"ridge": joined["histogram"], "spectrum_steps": joined["spectrum"]}
     joined["plasticity"] = pd.concat([
         metrics.assign(arm=metrics["run"], table="metrics", name="accuracy", split="task1", phase="task1"),
         joined["effective_lr"].assign(arm=joined["effective_lr"]["run"], table="effective_lr"),
@@ -175,6 +176,13 @@ def of_methods() -> dict[str, pd.DataFrame]:
             ("estimating_error", [2.0, 4.0], ""), ("instability", [0.1, 1e-3], ""), ("accuracy", [0.9, 0.8], "test")
         )
     ]).assign(table="metrics", seed=0, step=20)  # fmt: skip
+    found["memory"] = pd.DataFrame({
+        "run": ["plain"] * 3 + ["low rank"] * 3, "kind": ["parameters", "optimizer", "weights"] * 2,
+        "bytes": [4e6, 8e6, 4e6, 4e6, 1e6, 4e6],
+    })  # fmt: skip
+    found["parallel"] = pd.DataFrame({
+        "methods": ["baseline", "galore", "galore"], "lr": [1e-3, 1e-2, 1.0], "rank": [np.nan, 4, 8], "same": 1, "test accuracy": [0.5, 0.7, 0.6],
+    })  # fmt: skip
     found["response"] = pd.DataFrame({
         "arm": ["plain"] * 2 + ["low rank"] * 4, "seed": [0, 1] * 3, "status": "finished", "rank": [np.nan] * 2 + [2, 2, 8, 8],
         "test loss": [0.5, 0.6, 0.3, 0.4, 0.1, 0.2],

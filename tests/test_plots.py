@@ -31,15 +31,16 @@ DRAW: dict[str, Callable[[pd.DataFrame], Any]] = {
     "aggregation": plots.aggregation, "ball": plots.ball, "blocks": plots.blocks, "calibration": plots.calibration,
     "companding": plots.companding, "core": plots.core, "delta": plots.delta, "effective_lr": plots.effective_lr,
     "equilibrium": plots.equilibrium, "estimator": plots.estimator, "histogram": plots.histogram, "intervals": plots.intervals,
-    "landscape": plots.landscape, "landscape2d": plots.landscape, "lazy_subspace": plots.lazy_subspace, "merging": plots.merging,
-    "metrics": plots.metrics, "plasticity": plots.plasticity, "response": partial(plots.response, knobs=["rank"]), "rows": plots.rows,
-    "sharing": plots.sharing, "spectrum": plots.spectrum, "subspace": plots.subspace, "thresholds": plots.thresholds,
-    "utilisation": plots.utilisation,
+    "landscape": plots.landscape, "landscape2d": plots.landscape, "lazy_subspace": plots.lazy_subspace, "memory": plots.memory,
+    "merging": plots.merging, "metrics": plots.metrics, "parallel": partial(plots.parallel, result="test accuracy"),
+    "plasticity": plots.plasticity, "response": partial(plots.response, knobs=["rank"]), "ridge": plots.ridge, "rows": plots.rows,
+    "sharing": plots.sharing, "spectrum": plots.spectrum, "spectrum_steps": plots.spectrum_steps, "subspace": plots.subspace,
+    "thresholds": plots.thresholds, "utilisation": plots.utilisation,
 }  # fmt: skip
 LACKING = {  # a column that the figure needs; the others need `layer`
     "aggregation": "part", "ball": "depth", "blocks": "place", "equilibrium": "arm", "intervals": "label", "landscape": "alpha",
-    "landscape2d": "alpha", "merging": "arrival", "metrics": "step", "plasticity": "arm", "response": "rank", "sharing": "what",
-    "subspace": "step", "utilisation": "share",
+    "landscape2d": "alpha", "memory": "kind", "merging": "arrival", "metrics": "step", "parallel": "test accuracy", "plasticity": "arm",
+    "response": "rank", "sharing": "what", "subspace": "step", "utilisation": "share",
 }  # fmt: skip
 SLIDERS = ["histogram", "spectrum", "companding", "delta", "core", "estimator", "rows", "thresholds"]
 
@@ -102,12 +103,15 @@ def test_every_figure_titles_its_axes_is_legible_and_uses_neither_latex_nor_webg
     assert not any(trace.type.endswith("gl") or "3d" in trace.type for trace in figure.data)
     assert min(sizes(drawn["layout"])) >= 12
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "white"
-    if name != "intervals":  # whose rows are named, not scaled
+    if name == "parallel":  # whose axes are its own
+        assert all(axis.label for axis in figure.data[0].dimensions)
+        return
+    if name not in {"intervals", "memory", "ridge"}:  # whose rows are named, not scaled
         assert any(axis.title.text for axis in figure.select_yaxes())
     bottom = [axis for axis in figure.select_xaxes() if axis.visible is not False and axis.showticklabels is not False]
     assert any(axis.title.text for axis in bottom)
     if figure.layout.showlegend and figure.layout.legend.x is not None:
-        assert figure.layout.legend.x > 1.0
+        assert figure.layout.legend.x > 1.0 or figure.layout.legend.y > 1.0
 
 
 @pytest.mark.parametrize("name", DRAW)

@@ -262,14 +262,19 @@ def test_differences_are_those_of_the_settings_also_where_names_are_the_same(sto
     one = put(store, methods=[galore(rank=2)], recipe=recipe, code="a")
     two = put(store, methods=[{**galore(rank=2), "code": "y"}], recipe={**recipe, "momentum": 0.25}, code="b")
     three = put(store, recipe=recipe)
+    four = put(store, task="mnist", methods=[galore(rank=4)], recipe=recipe, code="a")
     shelf = shelf_of(store)
     frame = shelf.compared([config(one), config(two)])
     assert list(frame.columns) == ["galore rank=2"] * 2
     assert frame.to_numpy().tolist() == [[recipe["momentum"], 0.25]]
     assert frame.index.tolist() == ["recipe.momentum"]
+    more = shelf.compared([config(one), config(four)])
+    assert {name: more.loc[name].tolist() for name in more.index} == {
+        "galore.rank": [2, 4],
+        "task.id": ["digits", "mnist"],
+    }
     more = shelf.compared([config(one), config(three)])
-    assert more.loc["methods.galore.fields.rank"].tolist() == [2, None]
-    assert not any("code" in name for name in more.index)
+    assert {name: more.loc[name].tolist() for name in more.index} == {"methods": ["galore", "baseline"]}
     shutil.rmtree(one.path)
     with pytest.raises(RunError, match="the runs of galore rank=2 are gone"):
         shelf.compared([config(one), config(three)])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbench.plots._style import empty, layout, text
+from wbench.plots._style import empty, layout, require, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +26,14 @@ def parallel(frame: pd.DataFrame, *, result: str) -> go.Figure:
 
     Returns:
         A figure.
+
+    Raises:
+        DataError: If there is no such column.
     """
     import plotly.graph_objects as go
 
-    if frame.empty or result not in frame.columns:
+    require(frame, (result,), "parallel")
+    if frame.empty:
         return empty("parallel")
     frame = frame[np.isfinite(frame[result].astype(float))]
     names = [name for name in frame.columns if name != result and frame[name].nunique(dropna=False) > 1]

@@ -52,7 +52,7 @@ def ridge(frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None =
         for step in steps
         if (own["step"] == step).any()
     }
-    top = max(float(density.max()) for density in heights.values())
+    top = max(float(density.max()) for density in heights.values()) or 1.0
     at = max((step for step in steps if cursor is not None and step <= cursor), default=None)
     grid, traces = Grid([run or f"layer {name}" for run in runs]), []
     for place, (run, index) in enumerate(runs.items()):

@@ -229,8 +229,12 @@ class Shelf:
 
 
 def _settings(flat: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
-    told = {"seed", "code"}  # elsewhere, or of no use to a reader
-    plain = {name: value for name, value in flat.items() if name not in told and not name.endswith((".code", ".id"))}
+    told = {"seed", "code", "methods"}  # elsewhere, or of no use to a reader
+    plain = {
+        name: value
+        for name, value in flat.items()
+        if name not in told and not (name.startswith("methods.") and name.endswith((".code", ".id")))
+    }
     return {"methods": " + ".join(methods) or "baseline", **plain}
 
 

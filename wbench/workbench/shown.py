@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from wbench.runs import Run
+from wbench.training import PROBES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +145,44 @@ class Shown:
     live: bool = False
 
 
-def frame_of(shown: Iterable[Shown], table: str, first: bool = False) -> pd.DataFrame:
+def labels(shown: Iterable[Shown]) -> dict[str, str]:
+    """Return what each configuration is called in tables and figures: its name, with spaces where another has the same.
+
+    Args:
+        shown: Configurations.
+
+    Returns:
+        Key to label.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for item in shown:
+        name = item.name
+        while name in taken:
+            name += " "
+        taken.add(name)
+        found[item.key] = name
+    return found
+
+
+def table_of(run: Readable, name: str) -> pd.DataFrame:
+    """Return a table of a run; of the recorded ones the last few are kept in memory, as a cursor asks for them again and again.
+
+    Args:
+        run: The run.
+        name: A probe's name, or `metrics`.
+    """
+    if name == "metrics":
+        return run.metrics
+    return _kept(run, name) if isinstance(run, Run) and name in PROBES else run.probe(name)
+
+
+@functools.lru_cache(maxsize=24)
+def _kept(run: Run, name: str) -> pd.DataFrame:
+    return run.probe(name)
+
+
+def frame_of(shown: Sequence[Shown], table: str, first: bool = False) -> pd.DataFrame:
     """Return one table of all that is on display, with columns `run` and `seed`; those that lack it are left out.
 
     Args:
@@ -154,23 +195,20 @@ def frame_of(shown: Iterable[Shown], table: str, first: bool = False) -> pd.Data
     """
     import pandas as pd
 
-    frames, names = [], dict[int, str]()
+    frames, names = [], labels(shown)
     for item in shown:
-        name = item.name
-        while name in names.values() and names.get(item.colour) != name:
-            name += " "  # two configurations of one name are two
-        names[item.colour] = name
         for run in item.runs:
             if table != "metrics" and table not in run.probes:
                 continue
-            frame = run.metrics if table == "metrics" else run.probe(table)
+            frame = table_of(run, table)
             if len(frame):
-                frames.append(frame.assign(run=name, seed=run.seed))
+                frames.append(frame.assign(run=names[item.key], seed=run.seed))
                 if first:
                     break
     if not frames:
         return pd.DataFrame()
     joined = pd.concat(frames, ignore_index=True)
-    places = [names.get(place, f"\0{place}") for place in range(max(names) + 1)]
+    known = {item.colour: names[item.key] for item in shown}
+    places = [known.get(place, f"\0{place}") for place in range(max(known) + 1)]
     joined["run"] = pd.Categorical(joined["run"], categories=places)
     return joined

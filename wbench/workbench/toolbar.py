@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as ipw
 
 from wbench.workbench.panels import Look
-from wbench.workbench.shown import Shown
+from wbench.workbench.shown import Shown, table_of
 
 NARROW = 1250  # pixels below which panels stand one below the other; the same as in the style
 TIGHT = 1100  # and those below which only two small figures stand side by side
@@ -113,9 +113,9 @@ class Toolbar:
         for run in runs:
             for table in ("histogram", "spectrum"):
                 if table in run.probes:
-                    steps.update(map(int, run.probe(table)["step"].unique()))
+                    steps.update(map(int, table_of(run, table)["step"].unique()))
             if "spectrum" in run.probes:
-                layers.update(dict.fromkeys(run.probe("spectrum")["layer"].unique()))
+                layers.update(dict.fromkeys(table_of(run, "spectrum")["layer"].unique()))
         self._steps = sorted(steps)
         kept = self.steps.value if not self._follow and self.steps.value in steps else self._steps[-1]
         self._set(self.steps, kept, [(f"{step:,}", step) for step in self._steps])

@@ -8,7 +8,7 @@ from typing import Any
 
 from wbench.method import registry
 from wbench.workbench.panels.look import Drawn, Look, Panel, at, listed, quietly
-from wbench.workbench.shown import Shown, frame_of
+from wbench.workbench.shown import Shown, frame_of, labels
 
 
 def landscape(shown: Sequence[Shown], look: Look) -> Drawn:
@@ -21,6 +21,8 @@ def landscape(shown: Sequence[Shown], look: Look) -> Drawn:
     Returns:
         The picture, or why there is none.
     """
+    import pandas as pd
+
     from wbench import plots
 
     frame = frame_of(shown, "landscape", first=True)
@@ -28,8 +30,9 @@ def landscape(shown: Sequence[Shown], look: Look) -> Drawn:
         return Drawn(
             None, "The landscape is computed while this panel is open: during training coarsely, after it ever finer."
         )
-    if "step" in frame.columns and frame["step"].notna().any():
-        frame, _ = at(frame, look.cursor)
+    if "step" in frame.columns and frame["step"].notna().any():  # of finished runs there is one, without a step
+        timed = frame["step"].notna()
+        frame = pd.concat([frame[~timed], at(frame[timed], look.cursor)[0]])
     finest = frame.groupby("run", observed=True)["alpha"].nunique()
     said = listed([f"{str(run).strip()} {count} x {count} points" for run, count in finest.items()])
     return Drawn(
@@ -103,14 +106,15 @@ def memory(shown: Sequence[Shown], look: Look) -> Drawn:
 
     from wbench import plots
 
+    known = labels(shown)
     rows = [
-        {"run": item.name, "seed": run.seed, "kind": kind, "bytes": size}
+        {"run": known[item.key], "seed": run.seed, "kind": kind, "bytes": size}
         for item in shown for run in item.runs for kind, size in run.memory.items()
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["run", "seed", "kind", "bytes"])
     drawn = frame[frame["kind"].isin(plots.MEMORY)]
     if drawn.empty:
-        return Drawn(None, "Memory is measured at the end of a run.")
+        return Drawn(None, "Memory is measured at the end of a run that is trained in steps.")
     totals = drawn.groupby(["run", "seed"], sort=False)["bytes"].sum().groupby("run", sort=False).mean()
     said = listed([f"{run} {total / 1e6:.3g} MB" for run, total in totals.items()])
     return Drawn(plots.memory(frame), f"Measured on the last step, from the tensors' storages: {said}.", frame)

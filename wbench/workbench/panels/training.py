@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from wbench.workbench.panels.look import Drawn, Look, Panel, at, listed, quietly
-from wbench.workbench.shown import Shown, frame_of
+from wbench.workbench.shown import Shown, frame_of, labels
 
 USUAL = ("train loss", "valid loss", "valid accuracy")
+SPLITS = ("test", "valid", "train")
 END = "end"
 
 
@@ -28,26 +29,30 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     frame = frame_of(shown, "metrics")
     if frame.empty:
         return Drawn(None, "Press Run, or tick runs in the table below.")
-    frame = frame[frame["split"].isin(["train", "valid", "test"])]
-    during = frame[frame["phase"] != END]
+    frame = frame[frame["split"].isin(SPLITS)]
+    if frame.empty:
+        return Drawn(None, f"Nothing was measured on {', '.join(SPLITS)} data.")
+    ended = frame[frame["phase"] == END]
+    last = frame.groupby("run", observed=True)["step"].max()
+    without = [run for run in last.index[last == 0] if (ended["run"] == run).any()]
+    during = frame[(frame["phase"] != END) & ~frame["run"].isin(without)]
     if during.empty:  # nothing was trained in steps: the results themselves
-        final = frame.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
-        said = [
-            f"{row.run}: {row.split} {row.name_} {row.value:.4g}"
-            for row in final.rename(columns={"name": "name_"}).itertuples()
-        ]
+        final = ended.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
+        final = final.sort_values("split", key=lambda splits: splits.map(SPLITS.index), kind="stable")
+        said = [f"{run}: {split} {name} {value:.4g}" for run, split, name, value in final.to_numpy()]
         return Drawn(_bars(final), f"Nothing is trained in steps here. {listed(said, 6)}.", final)
-    sizes = {item.name: item.batch_size for item in shown}
+    known = labels(shown)
+    sizes = {known[item.key]: item.batch_size for item in shown}
     if look.x == "samples":
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
     present = (during["split"] + " " + during["name"]).unique().tolist()
-    names = tuple(look.metrics) or tuple(name for name in USUAL if name in present) or tuple(present)
+    names = next(filter(None, (tuple(n for n in wanted if n in present) for wanted in (look.metrics, USUAL, present))))
     figure = quietly(
         plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
     )
-    axes = [f"x{place + 1 if place else ''}" for place in range(len(names))]
-    figure.update_layout(meta={"step_axes": axes if look.x == "step" else []})
-    return Drawn(figure, _said(during, names[0], look, shown), during)
+    figure.update_layout(meta={"step_axes": _axes(figure) if look.x == "step" else []})
+    more = f" Without steps, and not drawn: {listed(without)}." if without else ""
+    return Drawn(figure, _said(during, names[0], look, shown) + more, during)
 
 
 def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
@@ -56,14 +61,18 @@ def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
     if rows.empty:
         return ""
     rows, where = at(rows, look.cursor)
-    parts = []
+    parts, known = [], labels(shown)
     for item in shown:
-        values = rows[rows["run"].astype(str).str.strip() == item.name]["value"]
+        values = rows[rows["run"] == known[item.key]]["value"]
         if len(values):
             count = f" (n = {len(values)})" if len(values) > 1 else ""
             parts.append(f"{item.name} {float(values.mean()):.4g}{count}")
     smooth = f" Smoothed with weight {look.smooth:g}; the raw line stays, fainter." if look.smooth else ""
     return f"{what} at {where}: {listed(parts)}.{smooth}"
+
+
+def _axes(figure: Any) -> list[str]:
+    return [name.replace("axis", "") for name in figure.to_plotly_json()["layout"] if name.startswith("xaxis")]
 
 
 def _bars(final: Any) -> Any:
@@ -105,8 +114,7 @@ def rates(shown: Sequence[Shown], look: Look) -> Drawn:
         )
     figure = quietly(plots.effective_lr, frame, layer=look.layer if look.layer in set(frame["layer"]) else None)
     _layers_alone(figure)
-    panels = 1 + bool(frame["effective_lr"].notna().any())
-    figure.update_layout(meta={"step_axes": ["x", "x2"][:panels]})
+    figure.update_layout(meta={"step_axes": _axes(figure)})
     rows, where = at(frame, look.cursor)
     top = rows.sort_values("relative_update", ascending=False).iloc[0]
     seeds = " First seed of each." if any(len(item.runs) > 1 for item in shown) else ""
