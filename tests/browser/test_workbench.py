@@ -116,8 +116,11 @@ def test_a_configuration_that_has_finished_is_shown_at_once_in_every_panel(noteb
     on_screen = (
         f"{GRAPHS}.filter(gd => gd.getBoundingClientRect().top < innerHeight && gd.getBoundingClientRect().bottom > 0)"
     )
+    notebook.wait(f"{on_screen}.length === 4 && {on_screen}.every(gd => gd.calcdata?.length)")
     times = []
     for key, rank in (("ArrowRight", 5), ("ArrowLeft", 4), ("ArrowRight", 5), ("ArrowLeft", 4)):
+        notebook.becomes("bench.board.pending", False)
+        notebook.page.wait_for_timeout(300)  # the browser draws what was sent last
         notebook.page.evaluate(
             f"{GRAPHS}.forEach(gd => {{ gd.wbenchDrawn = false; gd.once('plotly_afterplot', () => {{ gd.wbenchDrawn = true; }}); }})"
         )
@@ -236,8 +239,8 @@ def test_both_themes_and_a_narrow_window(notebook):
     for theme in ("dark", "light"):
         notebook.theme(theme)
         notebook.becomes("bench.frame.face.theme", theme)
-        ink = notebook.page.evaluate(f"({LOSS})._fullLayout.font.color")
-        assert (ink.lower() in {"#fff", "#ffffff"} or "255" in ink or ink > "#c") == (theme == "dark")
+        ink = {"dark": "#E6E6E6", "light": "#222222"}[theme]
+        notebook.wait(f"({LOSS})._fullLayout.font.color.toUpperCase() === '{ink}'")
     notebook.page.set_viewport_size({"width": 1024, "height": 2600})
     notebook.wait(f"{PANEL}.getBoundingClientRect().width < 1000")
     wide = notebook.page.evaluate(
