@@ -122,9 +122,10 @@ class Actions:
                 if value is None or task_short(entry.task) != task:
                     continue
                 fields = {f"{m['id']}.{name}": v for m in entry.methods for name, v in m["fields"].items()}
-                settings = {name: v for name, v in flatten(entry.recipe).items() if not isinstance(v, list)}
+                told = {**flatten(entry.recipe), **fields}
+                settings = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in told.items()}
                 methods = " + ".join(str(m["id"]) for m in entry.methods) or "baseline"
-                rows.append({"methods": methods, **settings, **fields, "seed": entry.seed, metric: value})
+                rows.append({"methods": methods, **settings, "seed": entry.seed, metric: value})
         if len(rows) < 3:
             return Drawn(None, f"Three runs of {task} or more are needed; there are {len(rows)}.")
         frame = pd.DataFrame(rows)

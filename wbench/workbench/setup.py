@@ -65,7 +65,7 @@ class Setup:
         )  # fmt: skip
         self.start_menu = ipw.Dropdown(
             options=[("new weights", "")], value="", description="start from", layout=width, style=style,
-            tooltip="Train on from the weights of a run: for adapters, quantisers, transforms.",
+            tooltip="Train on from the weights of a run (ticked or pinned below); of models that are combined, their base.",
         )  # fmt: skip
         for field in (self.seed_field, self.seeds_field, self.start_menu):
             field.observe(lambda _: self._changed(), "value")
@@ -119,6 +119,11 @@ class Setup:
         """
         return [group.build() for group in self._cards.values()]
 
+    @property
+    def combines(self) -> bool:
+        """Whether a method on the controls combines models."""
+        return any(group.kind.overrides("combine") for group in self._cards.values())
+
     def arguments(self, seed: int | None = None) -> dict[str, Any]:
         """Return the arguments of `train`.
 
@@ -137,19 +142,23 @@ class Setup:
             "task": self.task(), "methods": methods, "seed": self.seed if seed is None else seed,
             "recipe": self._recipe_group.build(),
         }  # fmt: skip
+        start = self._start()
         if any(method.overrides("combine") for method in methods):
-            members = self.members()
-            if len(members) < 2:
+            given = {role: run for role, run in self.members().items() if start is None or run.id != start.id}
+            if len(given) < 2:
                 raise CompositionError(
                     f"{methods[0].id} combines models: tick at least two finished runs in the table below"
                 )
-            found["members"] = members
-        if self.start_menu.value:
-            run = self._starts[self.start_menu.value]()
-            if run is None:
-                raise KnobError("the run to start from is gone; choose another one")
-            found["start"] = run
-        return found
+            return found | {"members": given} | ({"references": {"base": start}} if start is not None else {})
+        return found | ({"start": start} if start is not None else {})
+
+    def _start(self) -> Run | None:
+        if not self.start_menu.value:
+            return None
+        run = self._starts[self.start_menu.value]()
+        if run is None:
+            raise KnobError("the run to start from is gone; choose another one")
+        return run
 
     def offer_starts(self, runs: dict[str, tuple[str, Callable[[], Run | None]]]) -> None:
         """Set which runs can be started from.

@@ -140,6 +140,9 @@ class Workbench:
             self.say(str(error), wrong=True)
             return
         self._current = config_of(jobs[0][1])
+        if self.shelf.marks[self._current].deleted:
+            self.shelf.undo([self._current])
+            self._relist()
         self.trainer.landscape(self.board.tab == "landscape")
         if self._jobs.start([(arguments, job, self._name(job)) for arguments, job in jobs]):
             self.say("Starting ...")
@@ -252,6 +255,8 @@ class Workbench:
     def _selected(self) -> None:
         self._show()
         self.setup.offer_starts(startable(self.shelf, [*self.listing.selected, *self.listing.pinned]))
+        if self.setup.combines:  # what is ticked
+            self._changed()
 
     def _show(self, tables: set[str] | None = None) -> None:
         shown, gone = on_display(self.shelf, self._jobs.training(), [self._current, *self.listing.selected])

@@ -55,6 +55,11 @@ class KnobGroup(Generic[R]):
         self.box = ipw.VBox([*first, *folded, self.note], layout={"width": "100%"})
 
     @property
+    def kind(self) -> type[R]:
+        """The record's class."""
+        return type(self._base)
+
+    @property
     def owner(self) -> str:
         """Id of the record's kind."""
         return type(self._base).id or type(self._base).__name__
