@@ -67,19 +67,20 @@ class DoRALayer(LoRALayer):
         return normalized_rows(self.magnitude, direction, self.detach_norm).to(self.base.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or isinstance(self.dropout, nn.Identity):
-            return nn.functional.linear(x, self.merged_weight(), self.base.bias)
-        whole, part = self._parts()  # dropout acts on the low-rank path's input alone
-        y = nn.functional.linear(x, whole) + nn.functional.linear(self.dropout(x), part)
-        return y if self.base.bias is None else y + self.base.bias
+        # a row's length over its norm multiplies the row's output, so that no gradient of the size of the weight is needed;
+        # dropout acts on the low-rank path's input alone
+        base = self.base
+        y = nn.functional.linear(x, base.weight)
+        y = y + self.scaling * nn.functional.linear(nn.functional.linear(self.dropout(x), self.lora_a), self.lora_b)
+        y = y * self._factor().to(y.dtype)
+        return y if base.bias is None else y + base.bias
 
-    def _parts(self) -> tuple[Tensor, Tensor]:
-        dtype, frozen = self.magnitude.dtype, self.base.weight
-        update = self.scaling * self.lora_b.to(dtype) @ self.lora_a.to(dtype)
-        direction = frozen.to(dtype) + update
-        norm = direction.norm(dim=1, keepdim=True)
-        factor = self.magnitude / (norm.detach() if self.detach_norm else norm)
-        return (factor * frozen.to(dtype)).to(frozen.dtype), (factor * update).to(frozen.dtype)
+    def _factor(self) -> Tensor:
+        dtype = self.magnitude.dtype
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_norm):
+            direction = self.base.weight.to(dtype) + self.scaling * self.lora_b.to(dtype) @ self.lora_a.to(dtype)
+            norm = direction.norm(dim=1)
+        return self.magnitude.squeeze(1) / norm
 
 
 def check_rows(linear: nn.Linear, name: str, who: str) -> None:
