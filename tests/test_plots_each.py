@@ -13,7 +13,8 @@ from scipy import stats
 
 from wbench import plots, probes
 from wbench.errors import DataError
-from wbench.plots._style import decimate, layers_of
+from wbench.plots._axes import decimate
+from wbench.plots._style import layers_of
 
 
 @pytest.fixture(scope="module")

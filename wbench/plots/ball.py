@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbench.plots._style import INK, axes_of, empty, layout, log_axis, marker_of, panels, require, style_of
+from wbench.plots._axes import log_axis
+from wbench.plots._style import INK, axes_of, empty, layout, marker_of, panels, require, style_of
 
 if TYPE_CHECKING:
     import pandas as pd

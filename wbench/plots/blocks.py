@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wbench.plots._axes import log_axis
 from wbench.plots._steps import at_step, steps_of, with_steps
-from wbench.plots._style import GREY, MARKERS, PALETTE, axes_of, empty, layout, log_axis, of_run, require, runs_of, text
+from wbench.plots._style import GREY, MARKERS, PALETTE, axes_of, empty, layout, of_run, require, runs_of, text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wbench.plots._axes import decimate, log_axis
 from wbench.plots._grid import Grid
 from wbench.plots._style import (
     DASHES,
     axes_of,
     colour_of,
-    decimate,
     empty,
     layers_of,
-    log_axis,
     marker_of,
     of_run,
     omitted,

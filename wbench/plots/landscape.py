@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbench.plots._style import empty, layout, log_axis, marker_of, of_run, panels, require, runs_of, style_of, text
+from wbench.plots._axes import log_axis
+from wbench.plots._style import empty, layout, marker_of, of_run, panels, require, runs_of, style_of, text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from wbench.errors import DataError
+from wbench.plots._axes import decimate
 from wbench.plots._grid import Grid
-from wbench.plots._style import (
-    MAX_PANELS,
-    axes_of,
-    colour_of,
-    decimate,
-    empty,
-    of_run,
-    require,
-    runs_of,
-    style_of,
-    text,
-)
+from wbench.plots._style import MAX_PANELS, axes_of, colour_of, empty, of_run, require, runs_of, style_of, text
 
 if TYPE_CHECKING:
     import pandas as pd

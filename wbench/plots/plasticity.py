@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbench.plots._style import decimate, empty, layout, log_axis, panels, require, style_of, text
+from wbench.plots._axes import decimate, log_axis
+from wbench.plots._style import empty, layout, panels, require, style_of, text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wbench.errors import DataError
+from wbench.plots._axes import log_axis
 from wbench.plots._response import DODGE, Axis, Group, axis_of, groups_of, label_of, mean_of, slice_of, title_of
 from wbench.plots._style import (
     GREY,
@@ -19,7 +20,6 @@ from wbench.plots._style import (
     colour_of,
     empty,
     layout,
-    log_axis,
     marker_of,
     panels,
     require,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbench.errors import DataError
+from wbench.plots._axes import decimate
 from wbench.plots._steps import at_step, steps_of
-from wbench.plots._style import colour_of, decimate, layers_of, require
+from wbench.plots._style import colour_of, layers_of, require
 
 if TYPE_CHECKING:
     import pandas as pd

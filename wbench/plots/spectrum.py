@@ -6,20 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbench.plots._axes import decade_ticks
 from wbench.plots._grid import Grid
 from wbench.plots._steps import at_step, steps_of, with_steps
-from wbench.plots._style import (
-    axes_of,
-    decade_ticks,
-    empty,
-    layers_of,
-    of_run,
-    omitted,
-    require,
-    runs_of,
-    style_of,
-    text,
-)
+from wbench.plots._style import axes_of, empty, layers_of, of_run, omitted, require, runs_of, style_of, text
 
 if TYPE_CHECKING:
     import pandas as pd

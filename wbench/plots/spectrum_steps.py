@@ -6,20 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wbench.plots._axes import log_axis
 from wbench.plots._grid import Grid
 from wbench.plots._steps import steps_of
-from wbench.plots._style import (
-    INK,
-    axes_of,
-    colour_of,
-    empty,
-    layers_of,
-    log_axis,
-    of_run,
-    require,
-    runs_of,
-    text,
-)
+from wbench.plots._style import INK, axes_of, colour_of, empty, layers_of, of_run, require, runs_of, text
 
 if TYPE_CHECKING:
     import pandas as pd

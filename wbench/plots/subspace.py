@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wbench.plots._axes import decimate
 from wbench.plots._style import (
     DASHES,
     colour_of,
-    decimate,
     empty,
     layers_of,
     layout,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbench.plots._style import colour_of, decimate, empty, layout, panels, require, style_of
+from wbench.plots._axes import decimate
+from wbench.plots._style import colour_of, empty, layout, panels, require, style_of
 
 if TYPE_CHECKING:
     import pandas as pd
