@@ -48,7 +48,7 @@ def test_help_answers_within_half_a_second():
         )
         times.append(time.perf_counter() - begin)
     assert min(times) < 0.5
-    for command in ("methods", "train", "probe", "claim", "study", "report", "sweep", "runs", "init"):
+    for command in ("methods", "train", "probe", "claim", "study", "report", "sweep", "app", "runs", "init"):
         assert f" {command} " in done.stdout
 
 

@@ -32,8 +32,8 @@ def tagged(path):
     return cell
 
 
-def test_the_five_notebooks_are_there():
-    assert IDS == ["checkpoint", "compare", "method", "start_here", "study"]
+def test_the_six_notebooks_are_there():
+    assert IDS == ["checkpoint", "compare", "explore", "method", "start_here", "study"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
@@ -100,6 +100,25 @@ def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, nam
 
 
 @pytest.mark.slow
+def test_the_workbench_runs_without_a_person_and_leaves_pictures_of_what_it_shows(elsewhere):
+    store = str(elsewhere / "runs")
+    given = {"task": "digits hidden=16", "method": "galore", "scale": "smoke", "store": store, "train": True}
+    done = execute(notebooks_dir() / "explore.ipynb", elsewhere / "done.ipynb", given, progress=False)
+    notebook = nbformat.read(done, as_version=4)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type in {"error", "stream"}]
+    shown = [output.data for output in outputs if "data" in output]
+    assert sum("application/vnd.jupyter.widget-view+json" in data for data in shown) == 1
+    [run] = wb.RunStore(store).runs()
+    assert (run.status, run.methods, run.spec["task"]["hidden"]) == ("finished", ("galore",), [16])
+    assert f"<Run {run.id} digits + galore seed=0 finished" in shown[-1]["text/plain"]
+    pages = [data["text/html"] for data in shown if "Kept pictures" in data.get("text/html", "")]
+    assert ["<img src='data:image/png;base64," in page for page in pages] == [True]
+    assert "widgets" not in notebook.metadata
+    assert done.stat().st_size < 2e6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters", "error"),
     [
@@ -109,7 +128,8 @@ def test_a_notebook_runs_at_smoke_scale_and_every_figure_is_drawn(elsewhere, nam
         ("method", {"method": "galore", "settings": json.dumps({HOSTILE: "1"})}, "KnobError"),
         ("compare", {"methods": HOSTILE}, "JSONDecodeError"),
         ("checkpoint", {"path": HOSTILE}, "CheckpointError"),
-        ("study", {"grid": HOSTILE}, "StudyError: grid="),
+        ("study", {"grid": HOSTILE}, "StudyError: grid="), ("explore", {"method": HOSTILE}, "UnknownNameError"),
+        ("explore", {"task": HOSTILE}, "UnknownNameError"),
     ],
 )  # fmt: skip
 def test_a_parameter_with_quotes_newlines_and_code_stays_data(elsewhere, name, parameters, error):

@@ -1,5 +1,6 @@
 """What the tests of the workbench train, importable by its worker process, and how they look at it."""
 
+import itertools
 import time
 from typing import ClassVar
 
@@ -8,7 +9,10 @@ from torch import nn
 import wbench as wb
 from wbench.method import Method, Paper, Stage, knob
 
+TASK = wb.tasks.find_task("digits hidden=16")
+GALORE = wb.methods.GaLore(rank=4)
 TINY = wb.tasks.find_task("digits hidden=16").recipe("smoke").replace(steps=20)
+numbers = itertools.count()
 
 
 class Broken(nn.Module):
@@ -57,3 +61,31 @@ def until(bench, done, seconds=60.0):
 def knob_of(bench, owner, name):
     """The control of a knob."""
     return next(group.controls[name] for group in bench.setup.groups if group.owner == owner)
+
+
+def fresh(**changes):
+    """A recipe of its own, so that no other test has trained with it."""
+    return TINY.replace(**{"lr": 0.05 + 1e-4 * next(numbers), **changes})
+
+
+def put(bench, *methods, task=TASK, recipe=None, seed=0):
+    bench.setup.put(task, methods, recipe or fresh(), seed)
+
+
+def run(bench):
+    """Press Run, wait, and return what the controls stand for."""
+    bench.run()
+    bench.wait(60)
+    return bench.current
+
+
+def key_of(bench, run):
+    return next(key for key, entries in bench.shelf.groups.items() if run.id in {entry.id for entry in entries})
+
+
+def captions(bench):
+    return {title: drawn.caption for title, drawn, _ in bench.board.drawn()}
+
+
+def recorded(store, *methods, **more):
+    return wb.train(TASK, methods, store=store, **{"recipe": fresh(), **more})

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from bench_trouble import Broken, knob_of, said, small, until
+from bench_trouble import Broken, knob_of, run, said, small, until
 from ipywidgets.widgets.widget import _instances
 from small_task import X, Y
 from torch.utils.data import DataLoader, TensorDataset
@@ -21,12 +21,6 @@ from wbench.runs import RunStore
 @pytest.fixture
 def store(tmp_path):
     return RunStore(tmp_path / "runs")
-
-
-def run(bench):
-    bench.run()
-    bench.wait(60)
-    return bench.current
 
 
 def hidden(store):
