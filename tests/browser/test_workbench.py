@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from functools import partial
 
@@ -236,11 +235,13 @@ def test_what_is_wrong_is_said_and_the_panel_stays_usable(notebook):
 
 
 def test_both_themes_and_a_narrow_window(notebook):
+    put(notebook, "steps (steps)", "40")
+    notebook.wait(f"({LOSS})?._fullLayout")
     for theme in ("dark", "light"):
         notebook.theme(theme)
         notebook.becomes("bench.frame.face.theme", theme)
         ink = {"dark": "#E6E6E6", "light": "#222222"}[theme]
-        notebook.wait(f"({LOSS})._fullLayout.font.color.toUpperCase() === '{ink}'")
+        notebook.wait(f"({LOSS})?._fullLayout?.font.color.toUpperCase() === '{ink}'")
     notebook.page.set_viewport_size({"width": 1024, "height": 2600})
     notebook.wait(f"{PANEL}.getBoundingClientRect().width < 1000")
     wide = notebook.page.evaluate(
@@ -282,83 +283,3 @@ def test_a_killed_kernel_leaves_no_process_and_no_half_written_run(lab, browser)
     assert keep("kernel killed to no process left", [took], 2000) < 2000 * SLACK
     runs = lab.folder / "killed"
     assert not runs.exists() or not [path for path in runs.iterdir() if (path / "run.json").exists()]
-
-
-def test_eight_runs_of_5000_steps_are_redrawn_within_half_a_second(lab, browser):
-    make = """
-    import numpy as np, wbench as wb
-    from wbench.runs import RunStore
-    store, rng = RunStore("long"), np.random.default_rng(0)
-    for number in range(8):
-        writer = store.writer({"task": {"id": "digits"}, "methods": [], "seed": 0, "recipe": {"lr": number + 1.0}, "probes": {"names": [], "every": 0}})
-        loss = np.exp(-np.arange(5000) / 1500) + 0.1 * rng.random(5000)
-        writer.log([{"step": s, "phase": "train", "split": "train", "name": "loss", "value": float(v)} for s, v in enumerate(loss, 1)])
-        writer.commit()
-    bench = wb.Workbench("digits", store=store)
-    bench
-    """
-    notebook = open_notebook(lab, browser, [textwrap.dedent(make)], name="long", width=1500, height=2400)
-    notebook.run_all()
-    notebook.page.wait_for_selector(".wbench-workbench tbody tr", timeout=60_000)
-    notebook.page.evaluate(WATCH)
-    boxes = notebook.page.locator(".wbench-workbench tbody tr input[type=checkbox]")
-    for place in range(8):
-        boxes.nth(place).check()
-    notebook.wait("document.querySelectorAll('.wbench-key').length === 8", seconds=60)
-    notebook.wait(f"({LOSS})?.calcdata?.length === 8 && ({LOSS}).calcdata[0].length > 500", seconds=60)
-    times = []
-    for value in ("lines", "interval", "lines", "interval"):
-        notebook.page.evaluate(
-            f"({LOSS}).wbenchDrawn = false; ({LOSS}).once('plotly_afterplot', () => {{ ({LOSS}).wbenchDrawn = true; }})"
-        )
-        label = {"lines": "all lines"}.get(value, value)
-        choose = partial(notebook.page.get_by_label("seeds").select_option, label=label)
-        times.append(timed(notebook.page, choose, event="change", selector="select", done=f"({LOSS}).wbenchDrawn"))
-    assert keep("eight runs of 5,000 steps redrawn", times, 500) < 500 * SLACK
-    assert max(notebook.page.evaluate(f"({LOSS}).calcdata.map(points => points.length)")) <= 1000
-    notebook.check()
-
-
-def test_2000_runs_are_listed_within_half_a_second(lab, browser):
-    make = """
-    import json, time, wbench as wb
-    from wbench.runs import RunStore, run_id
-    store = RunStore("many")
-    store.root.mkdir()
-    for number in range(2000):
-        spec = {"task": {"id": "digits"}, "methods": [], "seed": number % 4, "recipe": {"lr": 1.0 + number // 4}}
-        (store.root / run_id(spec)).mkdir()
-        record = {"format": 1, "id": run_id(spec), "spec": spec, "info": {"timings": {"seconds": 1.0}}, "status": "finished", "reason": "",
-                  "summary": {"test.accuracy": number / 2000, "test.loss": 1.0}, "files": {}, "created": 1e9 + number}
-        (store.root / run_id(spec) / "run.json").write_text(json.dumps(record))
-    bench = wb.Workbench("digits", store=store)
-    bench
-    """
-    notebook = open_notebook(lab, browser, [textwrap.dedent(make)], name="many", width=1500, height=2400)
-    notebook.run_all()
-    notebook.wait(f"{PANEL}?.innerText.includes('500 rows')", seconds=60)
-    again = """
-    from wbench.workbench.shelf import Shelf
-    from wbench.workbench.listing import Listing
-    begun = time.time()
-    listing = Listing(Shelf(store), lambda todo: todo(), lambda: None)
-    listing._shelf.refresh(); listing.refresh(None)
-    display(listing.box)
-    print(begun)
-    """
-    times = []
-    for _ in range(3):
-        notebook.page.evaluate("window.wbenchTables = document.querySelectorAll('.wbench-table').length")
-        handle = notebook.page.evaluate_handle("""() => ({ promise: new Promise((resolve) => {
-            const look = () => [...document.querySelectorAll('.wbench-table')].length > window.wbenchTables
-              && [...document.querySelectorAll('.wbench-table')].at(-1).innerText.includes('500 rows') ? resolve(Date.now()) : requestAnimationFrame(look);
-            look(); }) })""")
-        cell = "jupyterapp.shell.currentWidget.content"
-        notebook.page.evaluate(
-            f"code => {{ const n = {cell}; n.activeCellIndex = n.widgets.length - 1; n.activeCell.model.sharedModel.setSource(code); jupyterapp.commands.execute('notebook:run-cell'); }}",
-            textwrap.dedent(again),
-        )
-        shown = notebook.page.evaluate("async handle => await handle.promise", handle)
-        times.append(shown - 1000 * notebook.value("begun"))
-    assert keep("2,000 runs listed", times, 500) < 500 * SLACK
-    notebook.check()
