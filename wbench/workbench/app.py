@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from wbench.errors import KnobError, MissingPackageError
+from wbench.method import get
+from wbench.tasks import find_task
 
 SHARE = Path(__file__).parent / "share"
 
@@ -39,12 +41,16 @@ def serve(
 
     Raises:
         MissingPackageError: If Voila is not installed.
-        KnobError: If the port is not allowed.
+        KnobError: If the port, the scale or an option of the task is not allowed.
+        UnknownNameError: If there is no such task or method.
     """
     if importlib.util.find_spec("voila") is None:
         raise MissingPackageError('the web application needs Voila: pip install "wbench[lab]"')
     if not 0 < port < 65536:
         raise KnobError(f"--port {port} is not allowed; allowed: 1 to 65535")
+    find_task(str(parameters.get("task") or "digits")).recipe(str(parameters.get("scale") or "cpu"))
+    if parameters.get("method"):
+        get(str(parameters["method"]))
     token = token or secrets.token_urlsafe(24)
     with tempfile.TemporaryDirectory(prefix="wbench-app-") as folder:
         notebook = prepared(Path(folder), parameters)

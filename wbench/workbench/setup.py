@@ -238,7 +238,9 @@ class Setup:
             self._task_box.children = (fold,)
         else:
             self._task_box.children = ()
-        self._recipe_group = KnobGroup(task.recipe(self._scale), self._tell, FIRST, REST)
+        recipe = task.recipe(self._scale)
+        first = [name for name in FIRST if not (name == "steps" and recipe.phases)]  # phases have steps of their own
+        self._recipe_group = KnobGroup(recipe, self._tell, first, REST)
         self._recipe_box.children = (self._recipe_group.box,)
         self._tell()
 

@@ -19,7 +19,9 @@ from wbench.workbench.controls.scales import text_of
 from wbench.workbench.shown import Shown
 
 METRICS = ("test.accuracy", "test.loss", "valid.accuracy", "valid.loss", "train.loss")
-RECIPE = ("lr", "steps", "batch_size", "optimizer", "schedule", "weight_decay")
+RECIPE = (
+    "lr", "steps", "batch_size", "optimizer", "schedule", "weight_decay", "warmup", "final_lr", "momentum", "betas", "eps", "clip"
+)  # fmt: skip
 OPEN = 64  # runs that are kept open
 
 

@@ -92,7 +92,9 @@ class Line:
         error = None
         try:
             process.start()
-        except OSError as trouble:
+        except (
+            Exception
+        ) as trouble:  # no memory, or a script that begins anew in its own workers: multiprocessing says what to do
             error = WorkerDiedError(f"no process could be started: {trouble}")
         theirs.close()
         if error is None:
