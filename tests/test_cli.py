@@ -340,7 +340,14 @@ def test_init_copies_the_notebooks_and_overwrites_nothing(wbench, tmp_path):
     status, out, _ = wbench("init", str(target))
     names = {path.name for path in target.iterdir()}
     assert status == 0
-    assert names == {"start_here.ipynb", "method.ipynb", "compare.ipynb", "checkpoint.ipynb", "study.ipynb", "explore.ipynb"}
+    assert names == {
+        "start_here.ipynb",
+        "method.ipynb",
+        "compare.ipynb",
+        "checkpoint.ipynb",
+        "study.ipynb",
+        "explore.ipynb",
+    }
     assert {line.rpartition(os.sep)[2] for line in out.splitlines()} == names
     (target / "method.ipynb").write_text("mine")
     (target / "compare.ipynb").unlink()

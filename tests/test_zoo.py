@@ -6,10 +6,10 @@ import weakref
 
 import pytest
 import torch
-from conftest import UserModel
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
+from user_model import UserModel
 
 import wbench as wb
 from wbench.cli.zoo import app

@@ -53,6 +53,6 @@ def keep(name, values, goal):
         found = json.loads(FILE.read_text()) if FILE.exists() else {}
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         found[name] = {"best": round(best, 1), "all": [round(value, 1) for value in values], "goal": goal, "unit": "ms"}
-        found["machine"], found["command"] = machine, "WBENCH_KEEP_TIMES=1 pytest tests/browser/test_workbench.py"
+        found["machine"], found["command"] = machine, "WBENCH_KEEP_TIMES=1 pytest tests/browser/test_use.py"
         Path(FILE).write_text(json.dumps(found, indent=1) + "\n")
     return best

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import train_steps
 from torch import nn
+from user_model import train_steps
 
 import wbench as wb
 from wbench.methods import Bone, LoRA, PiSSA

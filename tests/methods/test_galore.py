@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from conftest import train_steps
 from torch import nn
+from user_model import train_steps
 
 import wbench as wb
 from wbench.methods import FrozenProjection, GaLore

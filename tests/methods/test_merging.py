@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from conftest import UserModel
 from torch import nn
+from user_model import UserModel
 
 import wbench as wb
 from wbench.method import Context

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import UserModel
 from test_merging import flat, models
 from torch import nn
+from user_model import UserModel
 
 import wbench as wb
 from wbench.method import Context

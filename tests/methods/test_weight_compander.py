@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from conftest import train_steps
 from torch import nn
 from torch.nn.utils import parametrize
+from user_model import train_steps
 
 import wbench as wb
 from wbench.ops.companding import compand, companding_index, expand, slope
