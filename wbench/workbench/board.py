@@ -110,7 +110,7 @@ class Board:
 
     def drawn(self) -> list[tuple[str, Drawn, PlotView]]:
         """Return title, content and view of every panel that has been drawn."""
-        titles = {panel.id: panel.title for _, panels in TABS for panel in panels}
+        titles = {panel.id: panel.title for panel in PANELS}
         return [
             (titles[name], drawn, self._views[name]) for name, drawn in self._drawn.items() if drawn.figure is not None
         ]
