@@ -155,6 +155,19 @@ class Notebook:
         """Wait until JavaScript is true in the page."""
         self.page.wait_for_function(expression, arg=argument, timeout=seconds * 1000)
 
+    def shows(self, selector: str, seconds: float = 240) -> None:
+        """Wait until something is seen; what the page and the kernel say is told where it is not."""
+        from playwright.sync_api import TimeoutError as TooLate
+
+        try:
+            self.page.wait_for_selector(selector, timeout=seconds * 1000)
+        except TooLate:
+            said = self.page.evaluate(
+                "s => [document.querySelector(s)?.outerHTML.slice(0, 2000), document.querySelector('.jp-OutputArea')?.innerText]",
+                selector,
+            )
+            pytest.fail(f"{selector} is not seen after {seconds} s: {said}; errors in the page: {self.errors}")
+
     def run_all(self) -> None:
         """Run all cells to their end."""
         self.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -228,7 +241,8 @@ def open_notebook(
     context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
     opened = Notebook(context.new_page(), server)
     watch(opened.page, opened)
-    opened.page.goto(server.address(f"lab/tree/{name}.ipynb"), timeout=PATIENCE)
+    # a workspace of its own: JupyterLab opens again what stood open in the same one
+    opened.page.goto(server.address(f"lab/workspaces/{name}/tree/{name}.ipynb"), timeout=PATIENCE)
     opened.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=PATIENCE)
     opened.idle()
     return opened

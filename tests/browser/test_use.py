@@ -43,7 +43,7 @@ def opened(lab, browser):
     notebook.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     notebook.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
     notebook.run_all()
-    notebook.page.wait_for_selector(".wbench-workbench", timeout=240_000)
+    notebook.shows(".wbench-workbench")
     notebook.page.evaluate(WATCH)
     notebook.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=240)
     return notebook
@@ -261,14 +261,10 @@ def test_running_the_cell_again_replaces_the_panel(notebook):
 
 
 def test_a_killed_kernel_leaves_no_process_and_no_half_written_run(lab, browser):
-    notebook = open_notebook(
-        lab,
-        browser,
-        CELLS[1:2] and ["import wbench as wb, os\nstore = wb.RunStore('killed')\n" + CELLS[1]],
-        name="killed",
-    )
+    cells = ["import wbench as wb, os\nstore = wb.RunStore('killed')\n" + CELLS[1]]
+    notebook = open_notebook(lab, browser, cells, name="killed")
     notebook.run_all()
-    notebook.page.wait_for_selector(".wbench-workbench", timeout=240_000)
+    notebook.shows(".wbench-workbench")
     notebook.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=240)
     put(notebook, "steps (steps)", "9000")
     press(notebook, "Run")

@@ -264,6 +264,7 @@ def test_differences_are_those_of_the_settings_also_where_names_are_the_same(sto
     three = put(store, recipe=recipe)
     four = put(store, task="mnist", methods=[galore(rank=4)], recipe=recipe, code="a")
     shelf = shelf_of(store)
+    shelf.marks.set(config(two), name="galore rank=2")
     frame = shelf.compared([config(one), config(two)])
     assert list(frame.columns) == ["galore rank=2"] * 2
     assert frame.to_numpy().tolist() == [[recipe["momentum"], 0.25]]
