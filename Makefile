@@ -31,11 +31,13 @@ $(VENV)/.peers: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,peers]"
 	@touch $@
 
-# fusion-bench imports its OPCM with transformers 4 only, which no other peer takes: an environment of its own
+# fusion-bench imports its OPCM with transformers 4 only, which no other peer takes: an environment of its own;
+# without a bound pip goes back to a `datasets` that today's pyarrow cannot load
 FUSION := $(VENV)/fusion
 $(VENV)/.fusion: $(INPUTS)
 	$(PYTHON) -m venv $(FUSION)
-	$(FUSION)/bin/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^torch==' constraints.txt)" -e ".[test]" fusion-bench==0.2.33 transformers==4.57.6
+	$(FUSION)/bin/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^torch==' constraints.txt)" -e ".[test]" fusion-bench==0.2.33 transformers==4.57.6 "datasets>=4,<5"
+	$(FUSION)/bin/python -c "import fusion_bench.method.opcm.opcm_general"
 	@touch $@
 
 setup: $(VENV)/.base  ## make the environment

@@ -180,19 +180,51 @@ def test_ticked_runs_lie_over_one_another_with_one_colour_in_every_panel(noteboo
     assert own == {name.split(" (stable")[0]: colour for name, colour in again}
 
 
-@pytest.mark.xfail(reason="the slider sometimes jumps to step 0 after its steps have changed", strict=False)
 def test_the_step_slider_moves_all_panels(notebook):
-    notebook.page.locator(".wbench-steps .noUi-handle").focus()
-    for _ in range(3):
-        notebook.page.keyboard.press("ArrowLeft")
-    notebook.wait(
-        "[...document.querySelectorAll('.wbench-workbench p, .wbench-workbench')].some(e => e.innerText?.includes('Weights at step'))"
-    )
-    step = notebook.value("bench.board.cursor")
-    assert 0 < step < 60
-    notebook.wait(
-        f"{PANEL}.innerText.includes('Weights at step {step}') && {PANEL}.innerText.includes('Singular values at step {step}')"
-    )
+    handle = notebook.page.locator(".wbench-steps .noUi-handle")
+    stops = notebook.value("bench.board.toolbar.cursor.steps")
+    assert (stops[0], stops[-1]) == (0, 60)
+    notebook.wait("document.querySelector('.wbench-step').innerText.trim() === '60'")
+    notebook.wait("document.querySelector('.wbench-steps .noUi-handle').ariaValueText === '60'")
+    assert handle.get_attribute("aria-label") == "step that all panels show"
+    track, dot = notebook.page.locator(".wbench-steps .noUi-base").bounding_box(), handle.bounding_box()
+    assert abs(dot["x"] + dot["width"] / 2 - track["x"] - track["width"]) < 6  # it stands at the end
+    notebook.page.get_by_label("which", exact=True).select_option("value at the cursor")
+    for place in (-2, -3, -4):
+        handle.press("ArrowLeft")
+        step = stops[place]
+        notebook.wait(f"document.querySelector('.wbench-step').innerText.trim() === '{step}'")
+        notebook.wait(
+            f"{PANEL}.innerText.includes('Weights at step {step}') && {PANEL}.innerText.includes('Singular values at step {step}')"
+        )
+        assert notebook.value("bench.board.cursor") == step
+    notebook.wait(f"document.querySelector('.wbench-workbench thead').innerText.includes('at step {step}')")
+    press(notebook, "newest")
+    notebook.wait("document.querySelector('.wbench-step').innerText.trim() === '60'")
+    notebook.page.get_by_label("which", exact=True).select_option("last value")
+
+
+def test_a_slider_of_one_stop_gets_more_while_it_trains(notebook):
+    """The panel is fresh: nothing was on display, the slider stands at step 0 alone, and follows what is trained."""
+    cells = ["import wbench as wb; bench = wb.Workbench('digits', store=wb.RunStore('fresh')); bench"]
+    other = open_notebook(notebook.server, notebook.page.context.browser, cells, name="fresh")
+    other.run_all()
+    other.shows(".wbench-workbench")
+    assert other.page.locator(".wbench-steps .noUi-origin[disabled], .wbench-steps [disabled]").count()
+    put(other, "steps (steps)", "90")
+    press(other, "Run")
+    says(other, "finished")
+    other.wait("document.querySelector('.wbench-step').innerText.trim() === '90'")
+    handle = other.page.locator(".wbench-steps .noUi-handle")
+    track, dot = other.page.locator(".wbench-steps .noUi-base").bounding_box(), handle.bounding_box()
+    assert abs(dot["x"] + dot["width"] / 2 - track["x"] - track["width"]) < 6
+    stops = other.value("bench.board.toolbar.cursor.steps")
+    handle.press("ArrowLeft")
+    other.becomes("bench.board.cursor", stops[-2])
+    other.wait(f"document.querySelector('.wbench-step').innerText.trim() === '{stops[-2]}'")
+    other.python("bench.close()")
+    other.check()
+    other.page.context.close()
 
 
 def test_copied_python_makes_the_run_again(notebook, tmp_path):

@@ -34,25 +34,25 @@ def drawn(board):
 def test_one_cursor_moves_all_panels(board, runs):
     steps = sorted(runs["plain"][0].probe("histogram")["step"].unique())
     drawn(board)
-    assert [step for _, step in board.toolbar.steps.options] == steps
-    assert (board.cursor, board.toolbar.steps.value) == (None, steps[-1])
+    assert board.toolbar.cursor.steps == steps
+    assert (board.cursor, board.toolbar.cursor.at) == (None, steps[-1])
     newest = view(board, "histogram").figure
-    board.toolbar.set_cursor(steps[2] + 0.4)
-    assert (board.cursor, board.toolbar.newest.value) == (steps[2], False)
+    board.toolbar.cursor.set(steps[2] + 0.4)
+    assert (board.cursor, board.toolbar.cursor.newest.value) == (steps[2], False)
     drawn(board)
     assert {view(board, name).cursor for name in ("curves", "histogram", "spectrum", "effective_lr")} == {
         float(steps[2])
     }
     assert view(board, "histogram").figure != newest
-    board.toolbar.back.click()
+    board.toolbar.cursor._back.click()
     assert board.cursor == steps[1]
-    board.toolbar.move(-99)
+    board.toolbar.cursor.move(-99)
     assert board.cursor == steps[0]
-    board.toolbar.forth.click()
+    board.toolbar.cursor._forth.click()
     assert board.cursor == steps[1]
-    board.toolbar.steps.value = steps[4]
+    board.toolbar.cursor._slider.value = 4  # as the browser does
     assert board.cursor == steps[4]
-    board.toolbar.newest.value = True
+    board.toolbar.cursor.newest.value = True
     assert board.cursor is None
     assert view(drawn(board), "histogram").figure == newest
 
@@ -60,12 +60,12 @@ def test_one_cursor_moves_all_panels(board, runs):
 def test_the_cursor_stays_while_steps_are_added(runs):
     board = Board(lambda do: do())
     board.show([item(runs, "plain", 0, until=5)])
-    assert board.toolbar.steps.value == 5
+    assert board.toolbar.cursor.at == 5
     board.show([item(runs, "plain", 0, until=9)])
-    assert board.toolbar.steps.value == 9
-    board.toolbar.set_cursor(5)
+    assert board.toolbar.cursor.at == 9
+    board.toolbar.cursor.set(5)
     board.show([item(runs, "plain", 0)])
-    assert (board.cursor, board.toolbar.steps.value) == (5, 5)
+    assert (board.cursor, board.toolbar.cursor.at) == (5, 5)
     board.close()
 
 

@@ -19,7 +19,7 @@ def test_a_run_folder_that_is_deleted_under_the_panel_is_said_and_trained_again(
     [made] = run(bench)
     bench.listing.select([key_of(bench, made)])
     shutil.rmtree(made.path)
-    bench.board.toolbar.set_cursor(3)
+    bench.board.toolbar.cursor.set(3)
     bench.wait(10)
     knob_of(bench, "recipe", "lr").choose(0.3)
     assert "The runs of 1 configuration(s) are gone from" in said(bench)
@@ -31,7 +31,7 @@ def test_a_run_folder_that_is_deleted_under_the_panel_is_said_and_trained_again(
     [again] = run(bench)
     assert again.id == made.id
     assert again.metrics.equals(made.metrics)
-    bench.board.toolbar.newest.value = True
+    bench.board.toolbar.cursor.newest.value = True
 
 
 def test_a_configuration_that_was_deleted_is_back_when_it_is_trained_again(bench):

@@ -17,7 +17,7 @@ from typing import Any
 from wbench.errors import RunError
 from wbench.runs.local import LocalPlace
 from wbench.runs.run import Run
-from wbench.runs.spec import run_id
+from wbench.runs.spec import config_id
 from wbench.runs.store import RunStore
 
 FORMAT = 1
@@ -71,7 +71,7 @@ def entry_of(run: Run) -> Entry:
     seconds = timings.get("seconds") if isinstance(timings, dict) else None
     task, recipe = spec.get("task"), spec.get("recipe")
     return Entry(
-        run.id, run_id({**spec, "seed": None}), run.created, task if isinstance(task, dict) else {"id": run.task}, methods,
+        run.id, config_id(spec), run.created, task if isinstance(task, dict) else {"id": run.task}, methods,
         recipe if isinstance(recipe, dict) else {}, run.seed, run.status, run.reason, seconds, dict(run.summary),
     )  # fmt: skip
 

@@ -45,6 +45,15 @@ def run_id(spec: Mapping[str, Any]) -> str:
     return _hash(canonical(spec))
 
 
+def config_id(spec: Mapping[str, Any]) -> str:
+    """Return what runs share that differ in their seed alone.
+
+    Args:
+        spec: As in `run_id`.
+    """
+    return run_id({**spec, "seed": None})
+
+
 def loaded_id(spec: Mapping[str, Any]) -> str:
     """Return the name of a run from a spec that was read from JSON: as `run_id`, several times faster.
 

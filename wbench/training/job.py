@@ -14,6 +14,7 @@ from wbench.errors import KnobError
 from wbench.method import Method, check_composition, get
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore, run_id
+from wbench.runs.spec import config_id
 from wbench.task import Task
 from wbench.tasks import find_task
 from wbench.training.device import resolve_device
@@ -87,6 +88,11 @@ class Job:
     def id(self) -> str:
         """Name of the run."""
         return run_id(self.spec)
+
+    @cached_property
+    def config(self) -> str:
+        """What runs share that differ in their seed alone."""
+        return config_id(self.spec)
 
     @property
     def outside(self) -> bool:

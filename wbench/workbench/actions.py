@@ -11,10 +11,10 @@ import ipywidgets as ipw
 from wbench.errors import RunError
 from wbench.runs.store import flatten
 from wbench.workbench.background import Background
+from wbench.workbench.names import task_short
 from wbench.workbench.panels import Drawn
 from wbench.workbench.panels.look import quietly
 from wbench.workbench.script import script
-from wbench.workbench.shelf import task_short
 from wbench.workbench.trees import close_tree
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ class Board:
         toolbar: The controls over the figures.
         fillers: Panel to what draws it, for those that need more than what is on display.
         opened: Called with the first panel of a tab that was opened.
+        scrubbed: Called when the cursor has moved.
     """
 
     def __init__(self, act: Callable[[Callable[[], None]], None]) -> None:
@@ -40,6 +41,7 @@ class Board:
         self.shown: list[Shown] = []
         self.fillers: dict[str, Callable[[], Drawn]] = {}
         self.opened: Callable[[str], None] = lambda _: None
+        self.scrubbed: Callable[[], None] = lambda: None
         self._views: dict[str, PlotView] = {}
         self._dirty: set[str] = set()
         self._drawn: dict[str, Drawn] = {}
@@ -73,7 +75,7 @@ class Board:
     @property
     def cursor(self) -> int | None:
         """The step that all panels show; `None`: the newest."""
-        return self.toolbar.cursor
+        return self.toolbar.cursor.step
 
     @property
     def pending(self) -> bool:
@@ -133,6 +135,7 @@ class Board:
         for view in self._views.values():
             view.cursor = None if cursor is None else float(cursor)
         self._dirty |= {panel.id for panel in PANELS if panel.moves}
+        self.scrubbed()
 
     def _panels(self) -> tuple[Panel, ...]:
         return TABS[self._tab][1]
@@ -152,7 +155,7 @@ class Board:
                     view.add_class("wbench-whole")
                 view.csv = lambda name=panel.id: self._csv(name)  # type: ignore[misc]
                 view.observe(lambda _: self._act(lambda: None), "visible")
-                view.on_pick(lambda x: self._act(lambda: self.toolbar.set_cursor(x)))
+                view.on_pick(lambda x: self._act(lambda: self.toolbar.cursor.set(x)))
                 self._views[panel.id] = view
                 self._dirty.add(panel.id)
         self.area.children = tuple(self._views[panel.id] for panel in self._panels())

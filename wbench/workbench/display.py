@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from wbench.errors import RunError
+from wbench.method import Method
+from wbench.recipe import Recipe
 from wbench.runs import Run
+from wbench.task import Task
+from wbench.training.restore import methods_of, rebuild, task_of
 from wbench.workbench.jobs import Wanted
 from wbench.workbench.shelf import Shelf
 from wbench.workbench.shown import Shown
@@ -77,3 +82,27 @@ def members(shelf: Shelf, keys: Sequence[str]) -> dict[str, Run]:
             if run is not None:
                 found[f"{shelf.name(key)} {entry.seed}"] = run
     return found
+
+
+def settings_of(shelf: Shelf, key: str) -> tuple[Task | None, list[Method], Recipe, int]:
+    """Return what the controls need to stand for a configuration.
+
+    Args:
+        shelf: The recorded runs.
+        key: The configuration.
+
+    Returns:
+        Task (`None`: the user's own, which stands on the controls already), methods, recipe, seed.
+
+    Raises:
+        RunError: If its runs are gone.
+    """
+    entries = shelf.groups.get(key)
+    run = shelf.run(entries[0].id) if entries else None
+    if run is None:
+        raise RunError(f"the runs of {shelf.name(key)} are gone from {shelf.store}")
+    try:
+        task: Task | None = task_of(run)
+    except RunError:
+        task = None
+    return task, methods_of(run), rebuild(Recipe, run.spec["recipe"]), run.seed

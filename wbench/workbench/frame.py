@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 
 import ipywidgets as ipw
 
+from wbench.workbench.cursor import LABEL
 from wbench.workbench.style import STYLE
 from wbench.workbench.widgets import Face, PlotlyLibrary
 
 FIXED = {
-    "wbench-steps": {"label": "step that all panels show"},
     "wbench-smooth": {"label": "smoothing: weight of the moving average"},
 }
 
@@ -35,6 +36,7 @@ class Frame:
 
     def __init__(self, setup: ipw.Widget, board: ipw.Widget, listing: ipw.Widget, actions: ipw.Widget) -> None:
         self.face, self.library = Face(), PlotlyLibrary()
+        self._step: dict[str, dict[str, str]] = {"wbench-steps": {"label": LABEL}}
         self.run = ipw.Button(
             description="Run", button_style="primary", tooltip="Train what the controls say.", icon="play"
         )
@@ -74,4 +76,25 @@ class Frame:
         Args:
             spoken: Class to label and valuetext.
         """
-        self.face.names = {**spoken, **FIXED}
+        self.face.names = {**spoken, **FIXED, **self._step}
+
+    def name_step(self, text: str) -> None:
+        """Give the handle of the step slider its value in words.
+
+        Args:
+            text: The step.
+        """
+        self._step = {"wbench-steps": {"label": LABEL, "valuetext": text}}
+        self.face.names = {**self.face.names, **self._step}
+
+    def say(self, text: str, *, wrong: bool = False, more: str = "") -> None:
+        """Show a message above the controls.
+
+        Args:
+            text: The message.
+            wrong: Whether something went wrong.
+            more: Details, folded away.
+        """
+        kind, role = ("wbench-error", "alert") if wrong else ("wbench-said", "status")
+        details = f"<details><summary>where</summary><pre>{html.escape(more)}</pre></details>" if more else ""
+        self.status.value = f"<div class='{kind}' role='{role}'>{html.escape(text)}</div>{details}"

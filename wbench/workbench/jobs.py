@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wbench.runs.spec import run_id
 from wbench.training.job import Job
 from wbench.workbench.engine.messages import Ended, Failed, Landscape, Message, Progress, Refused, Rows, Started, Table
 from wbench.workbench.engine.trainer import Trainer
@@ -28,11 +27,6 @@ class Wanted:
     name: str
     live: LiveRun
     begun: bool = False
-
-    @property
-    def config(self) -> str:
-        """What runs share that differ in their seed alone."""
-        return config_of(self.job)
 
 
 @dataclass
@@ -108,7 +102,7 @@ class Jobs:
         found: dict[str, list[Wanted]] = {}
         for wanted in self._wanted.values():
             if wanted.begun:
-                found.setdefault(wanted.config, []).append(wanted)
+                found.setdefault(wanted.job.config, []).append(wanted)
         return found
 
     def share(self) -> float:
@@ -159,12 +153,3 @@ class Jobs:
         reason = f": {message.reason}" if message.reason and message.status != "stopped" else ""
         said = f"{wanted.name}, seed {wanted.job.seed}: {message.status} after {message.seconds:.1f} s{reason}{left}."
         return Heard(said, message.status == "diverged", ended=True)
-
-
-def config_of(job: Job) -> str:
-    """Return what runs share that differ in their seed alone.
-
-    Args:
-        job: A run's description.
-    """
-    return run_id({**job.spec, "seed": None})

@@ -53,13 +53,15 @@ class Listing:
             control.observe(lambda _: None if self._quiet else act(lambda: self.refresh(self._cursor)), "value")
         self.purge = ipw.Button(description="Remove deleted for good", layout={"width": "auto", "display": "none"})
         self.purge.on_click(lambda _: act(self._purge))
+        self.restore = ipw.Button(description="Bring back deleted", layout={"width": "auto", "display": "none"})
+        self.restore.on_click(lambda _: act(self._restore))
         self.note = ipw.HTML()
         self.table = RunTable(columns=_columns("test.accuracy", "last value"))
         self.table.observe(lambda _: None if self._quiet else act(self._ticked), "selected")
         self.table.on_edit(lambda key, field, value: act(lambda: self._edit(key, field, value)))
         self.table.on_delete(lambda keys: act(lambda: self._delete(keys)))
         self.table.on_undo(lambda: act(self._undo))
-        head = ipw.HBox([ipw.HTML("<h3 class='wbench-heading'>Runs</h3>"), self.metric, self.reducer, self.purge],
+        head = ipw.HBox([ipw.HTML("<h3 class='wbench-heading'>Runs</h3>"), self.metric, self.reducer, self.restore, self.purge],
                         layout={"align_items": "center", "flex_flow": "row wrap"})  # fmt: skip
         self.box = ipw.VBox([head, self.note, self.table], layout={"width": "100%"})
 
@@ -67,6 +69,11 @@ class Listing:
     def selected(self) -> list[str]:
         """Configurations that are ticked, at most twelve."""
         return [key for key in self.table.selected if key in self._shelf.groups][:MOST]
+
+    @property
+    def at_cursor(self) -> bool:
+        """Whether the numbers are those at the cursor."""
+        return bool(self.reducer.value == "cursor")
 
     @property
     def pinned(self) -> list[str]:
@@ -105,7 +112,7 @@ class Listing:
                 kept = self.metric.value if self.metric.value in known else known[0]
                 self.metric.options = known
                 self.metric.value = kept
-            self.purge.layout.display = None if self._hidden() else "none"
+            self._offer_deleted()
             title = REDUCERS[self.reducer.value]
             self.note.value = ""
             values = None
@@ -165,7 +172,7 @@ class Listing:
     def _delete(self, keys: Sequence[str]) -> None:
         self._shelf.delete(keys)
         self._rows = [row for row in self._rows if row["key"] not in set(keys)]
-        self.purge.layout.display = None
+        self._offer_deleted()
         self._told()
 
     def _undo(self) -> None:
@@ -173,6 +180,15 @@ class Listing:
         self._rows = []
         self.refresh(self._cursor)
         self._told()
+
+    def _restore(self) -> None:
+        self._shelf.undo(self._hidden())
+        self._rows = []
+        self.refresh(self._cursor)
+        self._told()
+
+    def _offer_deleted(self) -> None:
+        self.purge.layout.display = self.restore.layout.display = None if self._hidden() else "none"
 
     def _hidden(self) -> list[str]:
         return self._shelf.marks.deleted()

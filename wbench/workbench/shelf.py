@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from wbench.errors import RunError
-from wbench.method import registry
 from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.runs.catalogue import Catalogue, Entry
@@ -15,13 +14,11 @@ from wbench.runs.local import LocalPlace
 from wbench.runs.marks import Marks
 from wbench.runs.store import flatten
 from wbench.tasks import all as all_tasks
-from wbench.workbench.controls.scales import text_of
+from wbench.training.job import Job
+from wbench.workbench.names import short, task_short
 from wbench.workbench.shown import Shown
 
 METRICS = ("test.accuracy", "test.loss", "valid.accuracy", "valid.loss", "train.loss")
-RECIPE = (
-    "lr", "steps", "batch_size", "optimizer", "schedule", "weight_decay", "warmup", "final_lr", "momentum", "betas", "eps", "clip"
-)  # fmt: skip
 OPEN = 64  # runs that are kept open
 
 
@@ -70,6 +67,14 @@ class Shelf:
             self._open[run_id] = found
         return self._open[run_id]
 
+    def runs(self, key: str) -> list[Run]:
+        """Return the runs of a configuration that are there.
+
+        Args:
+            key: The configuration.
+        """
+        return [run for entry in self.groups.get(key, ()) if (run := self.run(entry.id)) is not None]
+
     def _gone(self, run: Run) -> bool:
         return isinstance(self.store.place, LocalPlace) and not run.path.exists()
 
@@ -90,6 +95,26 @@ class Shelf:
         """
         return short(entry.task, entry.methods, entry.recipe, self._usual_recipe(entry.task))
 
+    def called(self, job: Job) -> str:
+        """Return how the configuration of a job is called, whether it has runs or none yet.
+
+        Args:
+            job: The job.
+        """
+        methods = [{"id": method.id, "fields": method.fields()} for method in job.methods]
+        named = self.marks[job.config].name
+        return named or short(job.task.fingerprint(), methods, job.recipe.fields(), job.task.recipe("cpu"))
+
+    def trained(self, key: str, seeds: Iterable[int]) -> bool:
+        """Return whether a configuration has come to its end for all of some seeds.
+
+        Args:
+            key: The configuration.
+            seeds: The seeds.
+        """
+        ended = {entry.seed for entry in self.groups.get(key, ()) if entry.status in {"finished", "diverged"}}
+        return ended.issuperset(seeds)
+
     def _usual_recipe(self, task: dict[str, Any]) -> Recipe | None:
         name = str(task.get("id"))
         if name not in self._usual:
@@ -105,7 +130,7 @@ class Shelf:
         """
         found, gone = [], []
         for key in keys:
-            runs = [run for entry in self.groups.get(key, ()) if (run := self.run(entry.id)) is not None]
+            runs = self.runs(key)
             if not runs:
                 gone.append(key)
                 continue
@@ -238,50 +263,6 @@ def _settings(flat: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
         if name not in told and not (name.startswith("methods.") and name.endswith((".code", ".id")))
     }
     return {"methods": " + ".join(methods) or "baseline", **plain}
-
-
-def task_short(task: dict[str, Any]) -> str:
-    """Return a task's name and the options that are not the usual ones.
-
-    Args:
-        task: Its record.
-    """
-    found = all_tasks().get(str(task.get("id")))
-    usual = found().fields() if found is not None else {}
-    changed = [f"{key}={_plain(value)}" for key, value in task.items() if key in usual and value != usual[key]]
-    named = str(task.get("name") or "") if found is None else ""
-    return " ".join(filter(None, [named or str(task.get("id")), *changed]))
-
-
-def short(task: dict[str, Any], methods: list[dict[str, Any]], recipe: dict[str, Any], usual: Recipe | None) -> str:
-    """Return methods and settings in short.
-
-    Args:
-        task: The task's record.
-        methods: The methods' records.
-        recipe: The recipe's fields.
-        usual: The recipe from which differences are told, or `None`.
-    """
-    known = registry()
-    parts = []
-    for method in methods:
-        cls = known.get(str(method["id"]))
-        defaults = {k: f.default for k, f in cls.model_fields.items()} if cls is not None else {}
-        changed = [
-            f"{key}={_plain(value)}" for key, value in method["fields"].items()
-            if key in defaults and _plain(value) != _plain(defaults[key])
-        ]  # fmt: skip
-        parts.append(" ".join([str(method["id"]), *changed]))
-    name = " + ".join(parts) or "baseline"
-    plain = usual.fields() if usual is not None else {}
-    differ = [
-        f"{key}={_plain(recipe[key])}" for key in RECIPE if key in recipe and key in plain and recipe[key] != plain[key]
-    ]
-    return f"{name}, {' '.join(differ)}" if differ else name
-
-
-def _plain(value: Any) -> str:
-    return text_of(tuple(value) if isinstance(value, list) else value).replace(", ", ",")
 
 
 def _deviation(values: list[float]) -> float | None:

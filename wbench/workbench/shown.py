@@ -177,6 +177,19 @@ def table_of(run: Readable, name: str) -> pd.DataFrame:
     return _kept(run, name) if isinstance(run, Run) and name in PROBES else run.probe(name)
 
 
+def recorded(run: Readable) -> set[int]:
+    """Return the steps at which a run's weights were looked at; those of its evaluations where none were.
+
+    Args:
+        run: The run.
+    """
+    tables = [table_of(run, name) for name in ("histogram", "spectrum") if name in run.probes]
+    if not tables:
+        metrics = run.metrics
+        tables = [metrics[metrics["split"] != "train"]]
+    return {int(step) for table in tables for step in table["step"].unique()}
+
+
 @functools.lru_cache(maxsize=24)
 def _kept(run: Run, name: str) -> pd.DataFrame:
     return run.probe(name)

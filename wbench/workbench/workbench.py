@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import html
 import time
-import weakref
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
 from wbench.errors import RunError, WBenchError
-from wbench.recipe import Recipe
 from wbench.runs import Run, RunStore
 from wbench.task import Task
-from wbench.training.job import Job, Methods, as_methods, describe
-from wbench.training.restore import methods_of, rebuild, task_of
+from wbench.training.job import Methods, as_methods, describe
 from wbench.workbench.actions import Actions
 from wbench.workbench.board import Board
-from wbench.workbench.display import members, on_display, startable
+from wbench.workbench.cell import take_place
+from wbench.workbench.display import members, on_display, settings_of, startable
 from wbench.workbench.engine.messages import Landscape, Message
 from wbench.workbench.engine.trainer import Trainer
 from wbench.workbench.frame import Frame
-from wbench.workbench.jobs import Heard, Jobs, config_of
+from wbench.workbench.jobs import Heard, Jobs
 from wbench.workbench.listing import Listing
 from wbench.workbench.loop import Loop
 from wbench.workbench.own import chosen_task
 from wbench.workbench.setup import Setup
-from wbench.workbench.shelf import Shelf, short
+from wbench.workbench.shelf import Shelf
 from wbench.workbench.static import Still
 from wbench.workbench.surfaces import Surfaces
 from wbench.workbench.trees import close_tree
 
 TICK = 0.1  # seconds between updates while something trains
 REST = 0.3  # seconds after which a slider has come to rest
-_by_cell: weakref.WeakValueDictionary[str, Workbench] = weakref.WeakValueDictionary()
 
 
 class Workbench:
@@ -53,6 +48,7 @@ class Workbench:
 
     Attributes:
         box: The panel.
+        act: Does something soon, on the kernel's own thread; what goes wrong is said in the panel.
 
     Raises:
         WBenchError: If task, methods, model or data are not allowed.
@@ -72,8 +68,10 @@ class Workbench:
         chosen, methods = chosen_task(task, model, data), as_methods(method)
         chosen.recipe(scale)
         self._loop = Loop(self._tick, self._failed)
+        self.act = self._loop.act
         self._current = ""  # the configuration that the controls stand for
         self._resting: float | None = None
+        self._scrubbed_at: float | None = None  # when the cursor moved, where the list of runs follows it
         self._grown: set[str] = set()
         self._not_before = 0.0
         self.trainer = Trainer(self.store)
@@ -88,8 +86,10 @@ class Workbench:
         self.frame.run.on_click(lambda _: self._loop.act(self.run))
         self.frame.stop.on_click(lambda _: self.stop())
         self.frame.face.observe(lambda change: self._loop.act(partial(self._resized, change["new"])), "width")
+        self.board.scrubbed = self._scrubbed
         self.board.opened, self.setup.members = self._tab_opened, lambda: members(self.shelf, self.listing.selected)
         self.board.fillers["settings"] = self.actions.parallel
+        self.board.toolbar.cursor.spoken = self.frame.name_step
         self.reread()
         self.trainer.warm()
         self._changed()
@@ -97,17 +97,9 @@ class Workbench:
     # shown in a notebook
 
     def _ipython_display_(self, **_: Any) -> None:
-        from IPython.core.getipython import get_ipython
         from IPython.display import display
 
-        shell: Any = get_ipython()
-        header = getattr(shell, "parent_header", None) or {} if shell else {}
-        cell = str((header.get("metadata") or {}).get("cellId") or "")
-        earlier = _by_cell.pop(cell, None) if cell else None
-        if earlier is not None and earlier is not self:
-            earlier.close()  # the cell was run again: its panel takes the place of the one before
-        if cell:
-            _by_cell[cell] = self
+        take_place(self)
         display(self.box)
         self.still.place()
         self._loop.wake()
@@ -139,12 +131,12 @@ class Workbench:
         except WBenchError as error:
             self.say(str(error), wrong=True)
             return
-        self._current = config_of(jobs[0][1])
+        self._current = jobs[0][1].config
         if self.shelf.marks[self._current].deleted:
             self.shelf.undo([self._current])
             self._relist()
         self.trainer.landscape(self.board.tab == "landscape")
-        if self._jobs.start([(arguments, job, self._name(job)) for arguments, job in jobs]):
+        if self._jobs.start([(arguments, job, self.shelf.called(job)) for arguments, job in jobs]):
             self.say("Starting ...")
         self._show()
 
@@ -164,7 +156,7 @@ class Workbench:
         """
         end = time.monotonic() + timeout
         self._loop.spin()
-        while self.trainer.busy or self._jobs or self.board.pending:
+        while self.trainer.busy or self._jobs or self.board.pending or self._resting is not None:
             if time.monotonic() > end:
                 raise RunError(f"training has not ended within {timeout:g} s")
             self.trainer.wait(TICK)
@@ -174,8 +166,7 @@ class Workbench:
     def current(self) -> list[Run]:
         """The runs that the controls stand for, as far as they have finished."""
         self.shelf.refresh()
-        found = (self.shelf.run(entry.id) for entry in self.shelf.groups.get(self._current, ()))
-        return [run for run in found if run is not None]
+        return self.shelf.runs(self._current)
 
     # the tick
 
@@ -187,14 +178,17 @@ class Workbench:
             self._show(grown)
         if self._resting is not None and time.monotonic() >= self._resting:
             self.run()
+        if self._scrubbed_at is not None and time.monotonic() >= self._scrubbed_at + REST:
+            self._relist()
         self.actions.background.tick()
         busy = self.trainer.busy
         self.frame.stop.disabled = not busy
         if self.board.pending and time.perf_counter() >= self._not_before:
             spent = self.board.draw()
             self._not_before = time.perf_counter() + min(spent, 0.5)  # half of the kernel's time is the user's
-        waiting = self._resting is not None or self.actions.background.busy or self.board.pending
-        return TICK if busy or self._jobs or self._surfaces.busy or waiting else None
+        resting = self._resting is not None or self._scrubbed_at is not None
+        waiting = resting or self._surfaces.busy or self.actions.background.busy or self.board.pending
+        return TICK if busy or self._jobs or waiting else None
 
     def _hear(self, message: Message) -> None:
         if isinstance(message, Landscape):
@@ -212,14 +206,6 @@ class Workbench:
             self._refine()
             if not self._jobs:
                 self.still.soon(self)
-
-    def act(self, todo: Callable[[], None]) -> None:
-        """Do something soon, on the kernel's own thread; what goes wrong is said in the panel.
-
-        Args:
-            todo: What.
-        """
-        self._loop.act(todo)
 
     # what is on display
 
@@ -241,11 +227,8 @@ class Workbench:
         except WBenchError as error:
             self.setup.say(str(error))
             return
-        self._current = config_of(job)
-        entries = self.shelf.groups.get(self._current, ())
-        there = {entry.seed for entry in entries if entry.status in {"finished", "diverged"}}.issuperset(
-            self.setup.seeds
-        )
+        self._current = job.config
+        there = self.shelf.trained(self._current, self.setup.seeds)
         if not self.trainer.busy:
             self.say("Trained before: shown at once." if there else "Not trained yet: press Run.")
         if not there and self.frame.eager.value:
@@ -254,7 +237,7 @@ class Workbench:
 
     def _selected(self) -> None:
         self._show()
-        self.setup.offer_starts(startable(self.shelf, [*self.listing.selected, *self.listing.pinned]))
+        self._offer_starts()
         if self.setup.combines:  # what is ticked
             self._changed()
 
@@ -263,16 +246,21 @@ class Workbench:
         self._surfaces.add(shown)
         if gone:
             self.listing.deselect(gone)
-            self.say(
-                f"The runs of {len(gone)} configuration(s) are gone from {self.store}; the list was read again.",
-                wrong=True,
-            )
+            text = f"The runs of {len(gone)} configuration(s) are gone from {self.store}; the list was read again."
+            self.say(text, wrong=True)
             self.reread()
         self.board.show(shown, tables)
 
     def _relist(self) -> None:
+        self._scrubbed_at = None
         self.listing.refresh(self.board.cursor)
+        self._offer_starts()
+
+    def _offer_starts(self) -> None:
         self.setup.offer_starts(startable(self.shelf, [*self.listing.selected, *self.listing.pinned]))
+
+    def _scrubbed(self) -> None:
+        self._scrubbed_at = time.monotonic() if self.listing.at_cursor else None
 
     def _tab_opened(self, panel: str) -> None:
         self.trainer.landscape(panel == "landscape")
@@ -297,15 +285,7 @@ class Workbench:
         Raises:
             RunError: If its runs are gone.
         """
-        entries = self.shelf.groups.get(key)
-        run = self.shelf.run(entries[0].id) if entries else None
-        if run is None:
-            raise RunError(f"the runs of {self.shelf.name(key)} are gone from {self.store}")
-        try:
-            task: Task | None = task_of(run)
-        except RunError:
-            task = None  # the user's own, which stands on the controls already
-        self.setup.put(task, methods_of(run), rebuild(Recipe, run.spec["recipe"]), run.seed)
+        self.setup.put(*settings_of(self.shelf, key))
 
     # words
 
@@ -317,14 +297,7 @@ class Workbench:
             wrong: Whether something went wrong.
             more: Details, folded away.
         """
-        kind, role = ("wbench-error", "alert") if wrong else ("wbench-said", "status")
-        details = f"<details><summary>where</summary><pre>{html.escape(more)}</pre></details>" if more else ""
-        self.frame.status.value = f"<div class='{kind}' role='{role}'>{html.escape(text)}</div>{details}"
+        self.frame.say(text, wrong=wrong, more=more)
 
     def _failed(self, error: Exception) -> None:
         self.say(str(error) if isinstance(error, WBenchError) else f"{type(error).__name__}: {error}", wrong=True)
-
-    def _name(self, job: Job) -> str:
-        methods = [{"id": method.id, "fields": method.fields()} for method in job.methods]
-        named = self.shelf.marks[config_of(job)].name
-        return named or short(job.task.fingerprint(), methods, job.recipe.fields(), job.task.recipe("cpu"))
