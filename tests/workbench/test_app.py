@@ -1,6 +1,7 @@
 """The workbench as a web page: refused before anything starts, parameters are data, one server with a token on this machine."""
 
 import ast
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -114,7 +116,10 @@ def test_a_token_that_is_not_given_is_new_each_time(monkeypatch):
 
     class Server:
         def __init__(self, command, env):
-            seen.append([part for part in command if part.startswith("--token=")][0])
+            folder = next(part for part in command if part.startswith("--Voila.config_file_paths=")).partition("=")[2]
+            seen.append(json.loads((Path(folder) / "voila.json").read_text())["Voila"]["token"])
+            assert not [part for part in command if seen[-1] in part]  # other users see the command line
+            assert Path(folder).stat().st_mode & 0o077 == 0
             assert "--Voila.ip=127.0.0.1" in command
             assert str(app.SHARE) in env["JUPYTER_PATH"]
 

@@ -50,7 +50,7 @@ def test_one_cursor_moves_all_panels(board, runs):
     assert board.cursor == steps[0]
     board.toolbar.cursor._forth.click()
     assert board.cursor == steps[1]
-    board.toolbar.cursor._slider.value = 4  # as the browser does
+    board.toolbar.cursor._slider.place = 4  # as the browser does
     assert board.cursor == steps[4]
     board.toolbar.cursor.newest.value = True
     assert board.cursor is None

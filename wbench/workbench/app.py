@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import secrets
 import subprocess
@@ -54,13 +55,15 @@ def serve(
     token = token or secrets.token_urlsafe(24)
     with tempfile.TemporaryDirectory(prefix="wbench-app-") as folder:
         notebook = prepared(Path(folder), parameters)
+        # a file that only its owner reads: a command line is seen by everybody on the machine
+        (Path(folder) / "voila.json").write_text(json.dumps({"Voila": {"token": token}}))
         env = {
             **os.environ,
             "JUPYTER_PATH": os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")])),
         }
         command = [
             sys.executable, "-m", "voila", str(notebook), "--template=wbench", "--Voila.ip=127.0.0.1", f"--port={port}",
-            f"--token={token}", "--show_tracebacks=True", *([] if browser else ["--no-browser"]),
+            f"--Voila.config_file_paths={folder}", "--show_tracebacks=True", *([] if browser else ["--no-browser"]),
         ]  # fmt: skip
         process = subprocess.Popen(command, env=env)
         address = f"http://127.0.0.1:{port}/?token={token}"

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import ipywidgets as ipw
 
-from wbench.workbench.cursor import LABEL
 from wbench.workbench.style import STYLE
 from wbench.workbench.widgets import Face, PlotlyLibrary
 
@@ -36,7 +35,6 @@ class Frame:
 
     def __init__(self, setup: ipw.Widget, board: ipw.Widget, listing: ipw.Widget, actions: ipw.Widget) -> None:
         self.face, self.library = Face(), PlotlyLibrary()
-        self._step: dict[str, dict[str, str]] = {"wbench-steps": {"label": LABEL}}
         self.run = ipw.Button(
             description="Run", button_style="primary", tooltip="Train what the controls say.", icon="play"
         )
@@ -76,16 +74,7 @@ class Frame:
         Args:
             spoken: Class to label and valuetext.
         """
-        self.face.names = {**spoken, **FIXED, **self._step}
-
-    def name_step(self, text: str) -> None:
-        """Give the handle of the step slider its value in words.
-
-        Args:
-            text: The step.
-        """
-        self._step = {"wbench-steps": {"label": LABEL, "valuetext": text}}
-        self.face.names = {**self.face.names, **self._step}
+        self.face.names = {**spoken, **FIXED}
 
     def say(self, text: str, *, wrong: bool = False, more: str = "") -> None:
         """Show a message above the controls.

@@ -89,7 +89,6 @@ class Workbench:
         self.board.scrubbed = self._scrubbed
         self.board.opened, self.setup.members = self._tab_opened, lambda: members(self.shelf, self.listing.selected)
         self.board.fillers["settings"] = self.actions.parallel
-        self.board.toolbar.cursor.spoken = self.frame.name_step
         self.reread()
         self.trainer.warm()
         self._changed()
