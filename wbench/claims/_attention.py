@@ -14,7 +14,11 @@ TASK = Chars(shape=(6, 48, 4, 2))
 RECIPE = Recipe(
     optimizer="adamw", lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1, clip=1.0, schedule="cosine", warmup=50, batch_size=16, steps=500
 )  # fmt: skip
-RECIPES = {"smoke": RECIPE.replace(steps=12, warmup=3), "cpu": RECIPE, "gpu": RECIPE.replace(steps=20_000, warmup=2000)}
+RECIPES = {
+    "smoke": RECIPE.replace(steps=12, warmup=3, eval_every=12),
+    "cpu": RECIPE,
+    "gpu": RECIPE.replace(steps=20_000, warmup=2000),
+}
 
 
 def kept(run: Run, dense: Run) -> float:

@@ -205,16 +205,20 @@ def first_seed(runs: Mapping[str, list[Run]], probe: str) -> pd.DataFrame:
     return joined({name: group[:1] for name, group in runs.items()}, probe)
 
 
-def landscapes(runs: Mapping[str, list[Run]], dims: int, *, points: int = 21) -> pd.DataFrame:
+POINTS = {"smoke": {1: 9, 2: 5}, "cpu": {1: 21, 2: 11}, "gpu": {1: 21, 2: 11}}  # an axis
+
+
+def landscapes(runs: Mapping[str, list[Run]], dims: int, *, scale: str = "cpu") -> pd.DataFrame:
     """Return the loss landscapes of the runs of the first seed that finished; a fitted estimator has none.
 
     Args:
         runs: Name to runs.
         dims: 1 or 2.
-        points: Points an axis.
+        scale: `smoke` evaluates a fifth of the points.
     """
     import pandas as pd
 
+    points = POINTS[scale][dims]
     frames = [
         landscape(group[0], dims, points=points).assign(run=name)
         for name, group in runs.items()
