@@ -80,7 +80,7 @@ def with_steps(figure: go.Figure, steps: Sequence[int], traces_at: Callable[[int
 
 def _changing(traces: Sequence[Any]) -> set[str]:
     # a frame need not repeat what is the same in all of them
-    states = [trace.to_plotly_json() for trace in traces]
+    states = [_held(trace) for trace in traces]
     keys = {key for state in states for key in state}
     return {key for key in keys if any(not _same(state.get(key), states[-1].get(key)) for state in states)}
 
@@ -92,5 +92,9 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _only(trace: Any, keys: set[str]) -> dict[str, Any]:
-    held = trace.to_plotly_json()
+    held = _held(trace)
     return {"type": held["type"], **{key: held[key] for key in keys if key in held}}
+
+
+def _held(trace: Any) -> dict[str, Any]:
+    return trace if isinstance(trace, dict) else trace.to_plotly_json()

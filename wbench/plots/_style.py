@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from wbench.errors import DataError, closest
 
@@ -221,6 +223,64 @@ def of_run(frame: pd.DataFrame, run: str) -> pd.DataFrame:
         known = [str(name) for name in frame["run"].cat.categories]
         return frame[frame["run"].cat.codes == (known.index(run) if run in known else -2)]
     return frame[frame["run"].astype(str) == run]
+
+
+def parts_of(
+    frame: pd.DataFrame, layers: Iterable[str], runs: Iterable[str], columns: Sequence[str]
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the rows of each layer and run, in one pass over the table.
+
+    Args:
+        frame: With a `layer` column, and `run` where there are several.
+        layers: Names.
+        runs: From `runs_of`.
+        columns: Which are needed; those that the table lacks are left out.
+
+    Returns:
+        (layer, run) to rows.
+    """
+    layer_codes, layer_names = codes_of(frame["layer"])
+    run_codes, run_names = codes_of(frame["run"]) if "run" in frame.columns else (None, [])
+    numbers = frame[[name for name in columns if name in frame.columns]]
+    found = {}
+    for layer in layers:
+        of_layer = layer_codes == layer_names.index(layer)
+        for run in runs:
+            rows = of_layer if run_codes is None else of_layer & (run_codes == run_names.index(run))
+            found[layer, run] = numbers.take(np.flatnonzero(rows))
+    return found
+
+
+def codes_of(names: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Return a column of names as numbers.
+
+    Args:
+        names: Categorical or not.
+
+    Returns:
+        A number a row, and the name of each number.
+    """
+    import pandas as pd
+
+    if names.dtype == "category":
+        return names.cat.codes.to_numpy(), [str(name) for name in names.cat.categories]
+    codes, known = pd.factorize(names)
+    return codes, [str(name) for name in known]
+
+
+def unique_codes(codes: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Return codes renumbered in the order in which they first appear.
+
+    Args:
+        codes: (rows,), integers.
+
+    Returns:
+        (rows,), from 0, and the code that each number stands for.
+    """
+    import pandas as pd
+
+    numbers, known = pd.factorize(codes)
+    return numbers, known.tolist()
 
 
 def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[go.Figure, list[tuple[int, int]], int]:

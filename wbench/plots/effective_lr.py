@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wbench.plots._axes import decimate, log_axis
-from wbench.plots._grid import Grid
+from wbench.plots._grid import Grid, line
 from wbench.plots._style import (
     DASHES,
     axes_of,
@@ -13,8 +13,8 @@ from wbench.plots._style import (
     empty,
     layers_of,
     marker_of,
-    of_run,
     omitted,
+    parts_of,
     require,
     runs_of,
     text,
@@ -40,8 +40,6 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     Raises:
         DataError: If a column is missing or there is no such layer.
     """
-    import plotly.graph_objects as go
-
     require(frame, ("step", "layer", "relative_update", "effective_lr"), "effective_lr")
     if frame.empty:
         return empty("effective_lr")
@@ -50,19 +48,20 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     rows = {"relative_update": "relative update: |step| / |weight|"}
     if shown["effective_lr"].notna().any():
         rows["effective_lr"] = "effective learning rate, where a norm follows"
+    parts = parts_of(shown, layers, runs, ("step", *rows))
     grid, traces = Grid(list(rows.values()), columns=1), []
     for run, number in runs.items():
         for order, name in enumerate(layers):
-            part = of_run(shown[shown["layer"] == name], run).sort_values("step")
+            part = parts[name, run].sort_values("step")
             colour, dash = (number, order) if len(runs) > 1 else (order, 0)
-            line = {"color": colour_of(colour), "dash": DASHES[dash % len(DASHES)], "width": 2}
+            style = {"color": colour_of(colour), "dash": DASHES[dash % len(DASHES)], "width": 2}
             label = text(f"{run}: {name}" if run else name)
             for place, column in enumerate(rows):
                 values = part[part[column] > 0]
                 if len(values):
                     x, y = decimate(values["step"].to_numpy(), values[column].to_numpy())
-                    trace = go.Scatter(
-                        x=x, y=y.astype("float32"), mode="lines+markers", marker={**marker_of(colour), "size": 4}, line=line,
+                    trace = line(
+                        x=x, y=y.astype("float32"), mode="lines+markers", marker={**marker_of(colour), "size": 4}, line=style,
                         name=label, legendgroup=label, showlegend=place == 0, hovertemplate="step %{x}: %{y:.3g}", **axes_of(place),
                     )  # fmt: skip
                     traces.append(trace)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbench.plots._grid import Grid
+from wbench.plots._grid import Grid, line
 from wbench.plots._steps import at_step, steps_of, with_steps
 from wbench.plots._style import (
     axes_of,
     colour_of,
     empty,
     layers_of,
-    of_run,
     omitted,
+    parts_of,
     require,
     runs_of,
     style_of,
@@ -61,15 +61,12 @@ def histogram(
     Raises:
         DataError: If a column is missing or there is no such layer.
     """
-    import plotly.graph_objects as go
-
     require(frame, ("layer", "bin_left", "bin_right", "count"), "histogram")
     if frame.empty:
         return empty("histogram")
     layers, runs = layers_of(frame, layer), runs_of(frame)
     title = omitted(frame, layers, layer)
-    tables = {name: frame[frame["layer"] == name] for name in layers}
-    parts = {(name, run): of_run(tables[name], run) for name in layers for run in runs}
+    parts = parts_of(frame, layers, runs, ("step", "bin_left", "bin_right", "count"))
     edges = {name: common_edges([parts[name, run] for run in runs], bins) for name in layers}
     low, high = dict.fromkeys(layers, np.inf), dict.fromkeys(layers, 0.0)
     grid = Grid([f"layer {name}" for name in layers], columns=columns)
@@ -81,7 +78,7 @@ def histogram(
                 density = density_on(at_step(parts[name, run], step), edges[name])
                 low[name] = min(low[name], float(density[density > 0].min(initial=np.inf)))
                 high[name] = max(high[name], float(density.max()))
-                traces.append(go.Scatter(
+                traces.append(line(
                     x=np.repeat(edges[name], 2)[1:-1].astype("float32"), y=np.repeat(density, 2).astype("float32"),
                     mode="lines", name=text(run) or "weights", legendgroup=run, line=style_of(index),
                     fill="tozeroy" if len(runs) == 1 else None, fillcolor=colour_of(index, 0.25), showlegend=place == 0,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from wbench.errors import DataError
 from wbench.plots._axes import decimate
-from wbench.plots._grid import Grid
-from wbench.plots._style import MAX_PANELS, axes_of, colour_of, empty, of_run, require, runs_of, style_of, text
+from wbench.plots._grid import Grid, line
+from wbench.plots._style import (
+    MAX_PANELS,
+    axes_of,
+    codes_of,
+    colour_of,
+    empty,
+    require,
+    runs_of,
+    style_of,
+    text,
+    unique_codes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,29 +78,25 @@ def metrics(
     require(frame, tuple(dict.fromkeys(("step", "split", "name", "value", x))), "metrics")
     if not 0.0 <= smooth < 1.0:
         raise DataError(f"plots.metrics: smooth={smooth!r} is not allowed; allowed: a number from 0 to below 1")
-    frame = frame[np.isfinite(frame["value"].to_numpy(float))] if len(frame) else frame
-    if frame.empty:
+    table = None if frame.empty else _Table(frame, x)
+    if table is None or not len(table.values):
         return empty("metrics")
-    frame = frame.assign(what=frame["split"] + " " + frame["name"])
-    found = frame["what"].unique().tolist()
-    several = [what for what in found if frame[frame["what"] == what]["step"].nunique() > 1]
-    wanted = [what for what in (names or several or found) if what in found]
+    wanted = [what for what in (names or table.repeated() or table.whats) if what in table.whats]
     if not wanted:
         return empty("metrics")
-    shown = wanted[:MAX_PANELS]
-    parts = {what: frame[frame["what"] == what] for what in shown}
+    shown, runs = wanted[:MAX_PANELS], runs_of(frame)
     grid, traces = Grid(shown, columns=columns), []
-    for run, index in runs_of(frame).items():
+    for run, index in runs.items():
         named = False
         for place, what in enumerate(shown):
-            for line in _lines(of_run(parts[what], run), run, index, smooth, seeds, x):
-                line.showlegend = line.showlegend is not False and not named
-                named = named or line.showlegend
-                traces.append(line.update(axes_of(place)))
+            for drawn in _lines(table.series(what, run), run, index, smooth, seeds, x):
+                drawn["showlegend"] = drawn["showlegend"] and not named
+                named = named or drawn["showlegend"]
+                traces.append({**drawn, **axes_of(place)})
     more = f"{len(shown)} of {len(wanted)} metrics; names=(...) chooses others" if len(shown) < len(wanted) else ""
-    with_legend = len(runs_of(frame)) > 1 or ("seed" in frame.columns and frame["seed"].nunique() > 1)
+    with_legend = len(runs) > 1 or table.seeds > 1
     for place, what in enumerate(shown):
-        values = parts[what]["value"]
+        values = table.of(what)
         margin = 0.06 * (float(values.max() - values.min()) or abs(float(values.max())) or 1.0)
         grid.axis("x", place, x)
         extent = [float(values.min()) - margin, float(values.max()) + margin]
@@ -97,20 +104,67 @@ def metrics(
     return grid.figure(traces, height=110 + 290 * grid.rows, title=more, legend=with_legend)
 
 
-def _lines(part: pd.DataFrame, run: str, index: int, smooth: float, seeds: str, x: str) -> list[go.Scatter]:
+class _Table:
+    # the table as numbers: names as codes, so that a part of it is found without comparing text
+    def __init__(self, frame: pd.DataFrame, x: str) -> None:
+        finite = np.isfinite(frame["value"].to_numpy(float))
+        frame = frame if finite.all() else frame[finite]
+        self.values, self._steps, self._x = (
+            frame["value"].to_numpy(float),
+            frame["step"].to_numpy(),
+            frame[x].to_numpy(),
+        )
+        splits, split_names = codes_of(frame["split"])
+        names, known = codes_of(frame["name"])
+        self._what, order = unique_codes(splits.astype(np.int64) * max(1, len(known)) + names)
+        self.whats = [f"{split_names[code // len(known)]} {known[code % len(known)]}" for code in order]
+        self._runs: list[str] = []
+        self._run: np.ndarray | None = None
+        if "run" in frame.columns:
+            self._run, self._runs = codes_of(frame["run"])
+        self._seed = frame["seed"].to_numpy() if "seed" in frame.columns else None
+        self.seeds = len(np.unique(self._seed)) if self._seed is not None and len(self._seed) else 1
+
+    def of(self, what: str) -> np.ndarray:
+        return self.values[self._what == self.whats.index(what)]
+
+    def repeated(self) -> list[str]:
+        # what was measured at more than one step
+        steps = (self._steps[self._what == place] for place in range(len(self.whats)))
+        return [what for what, own in zip(self.whats, steps, strict=True) if (own != own[0]).any()]
+
+    def series(self, what: str, run: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        # one a seed: places, ascending, and the mean of the values at each
+        rows = self._what == self.whats.index(what)
+        if self._run is not None:
+            rows &= self._run == self._runs.index(run)
+        index = np.flatnonzero(rows)
+        if self._seed is None:
+            return [self._one(index)] if len(index) else []
+        seeds = self._seed[index]
+        return [self._one(index[seeds == seed]) for seed in np.unique(seeds)]
+
+    def _one(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places, values = self._x[index], self.values[index]
+        if len(places) < 2 or (np.diff(places) > 0).all():
+            return places, values
+        places, inverse, count = np.unique(places, return_inverse=True, return_counts=True)
+        return places, np.bincount(inverse, values) / count
+
+
+def _lines(
+    series: list[tuple[np.ndarray, np.ndarray]], run: str, index: int, smooth: float, seeds: str, x: str
+) -> list[dict[str, Any]]:
     # of one run in one panel: raw lines below, then the band, then the line that has the name
-    import plotly.graph_objects as go
-
-    if part.empty:
+    if not series:
         return []
-    part = part.sort_values("step", kind="stable")
-    groups = [group for _, group in part.groupby("seed")] if "seed" in part.columns else [part]
-    series = [group.groupby(x)["value"].mean() for group in groups]
 
-    def line(values: pd.Series, name: str, style: dict[str, object], shown: bool = True) -> go.Scatter:
-        points, heights = decimate(values.index.to_numpy(), values.to_numpy(float))
+    def drawn(
+        places: np.ndarray, values: np.ndarray, name: str, style: dict[str, object], shown: bool = True
+    ) -> dict[str, Any]:
+        points, heights = decimate(places, values)
         how = f"<br>moving average, weight {smooth:g}" if smooth and shown else ""
-        return go.Scatter(
+        return line(
             x=points, y=heights.astype("float32"), mode="lines" if len(points) > 2 else "lines+markers", legendgroup=run,
             name=name, line=style, showlegend=shown, hovertemplate=f"{x} %{{x}}: %{{y:.4g}}{how}",
             hoverinfo=None if shown else "skip",
@@ -118,32 +172,42 @@ def _lines(part: pd.DataFrame, run: str, index: int, smooth: float, seeds: str, 
 
     style, name = style_of(index), text(run) or "run"
     faint = {**style, "color": colour_of(index, 0.3), "width": 1}
-    raw = [line(one, name, faint, shown=False) for one in series] if smooth else []
-    series = [type(one)(smoothed(one.to_numpy(float), smooth), index=one.index) for one in series]
+    raw = [drawn(*one, name, faint, shown=False) for one in series] if smooth else []
+    series = [(places, smoothed(values, smooth)) for places, values in series]
     count = f" (n = {len(series)})" if len(series) > 1 else ""
     if seeds == "lines":
-        return [*raw, *(line(one, name + count, {**style, "width": 1.5}) for one in series)]
+        return [*raw, *(drawn(*one, name + count, {**style, "width": 1.5}) for one in series)]
     if len(series) == 1:
-        return [*raw, line(series[0], name, style)]
-    import pandas as pd
-
-    table = pd.concat(series, axis=1)
-    moments = pd.DataFrame({"mean": table.mean(axis=1), "std": table.std(axis=1), "count": table.count(axis=1)})
-    band = _band(moments.reset_index(names="step"), colour_of(index, 0.18), run)
-    return [band, line(moments["mean"], name + count, style)]
+        return [*raw, drawn(*series[0], name, style)]
+    places, mean, deviation, number = _moments(series)
+    band = _band(places, mean, deviation, number, colour_of(index, 0.18), run)
+    return [band, drawn(places, mean, name + count, style)]
 
 
-def _band(table: pd.DataFrame, colour: str, run: str) -> go.Scatter:
-    import plotly.graph_objects as go
+def _moments(series: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    # places that any seed has; mean, deviation and number of the seeds that have each
+    places = np.unique(np.concatenate([own for own, _ in series]))
+    table = np.full((len(series), len(places)), np.nan)
+    for row, (own, values) in zip(table, series, strict=True):
+        row[np.searchsorted(places, own)] = values
+    there = ~np.isnan(table)
+    number = there.sum(axis=0)
+    mean = np.where(there, table, 0.0).sum(axis=0) / number
+    square = np.where(there, table - mean, 0.0) ** 2
+    return places, mean, np.sqrt(square.sum(axis=0) / np.maximum(number - 1, 1)), number
+
+
+def _band(
+    places: np.ndarray, mean: np.ndarray, deviation: np.ndarray, number: np.ndarray, colour: str, run: str
+) -> dict[str, Any]:
     from scipy import stats
 
-    table = table[table["count"] > 1]
-    count = table["count"].to_numpy(float)
-    reach = table["std"].to_numpy(float) / np.sqrt(count) * stats.t.ppf(0.975, count - 1)
-    steps, mean = table["step"].to_numpy(), table["mean"].to_numpy(float)
-    below, low = decimate(steps, mean - reach)
-    above, high = decimate(steps, mean + reach)
-    return go.Scatter(
+    several = number > 1
+    places, mean, count = places[several], mean[several], number[several].astype(float)
+    reach = deviation[several] / np.sqrt(count) * stats.t.ppf(0.975, count - 1)
+    below, low = decimate(places, mean - reach)
+    above, high = decimate(places, mean + reach)
+    return line(
         x=np.concatenate([below, above[::-1]]), y=np.concatenate([low, high[::-1]]).astype("float32"), mode="lines",
         fill="toself", fillcolor=colour, line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=run,
     )  # fmt: skip

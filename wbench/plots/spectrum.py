@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wbench.plots._axes import decade_ticks
-from wbench.plots._grid import Grid
+from wbench.plots._grid import Grid, line
 from wbench.plots._steps import at_step, steps_of, with_steps
-from wbench.plots._style import axes_of, empty, layers_of, of_run, omitted, require, runs_of, style_of, text
+from wbench.plots._style import axes_of, empty, layers_of, omitted, parts_of, require, runs_of, style_of, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,16 +35,14 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
     Raises:
         DataError: If a column is missing or there is no such layer.
     """
-    import plotly.graph_objects as go
-
     require(frame, ("layer", "index", "singular_value", "stable_rank"), "spectrum")
     if frame.empty:
         return empty("spectrum")
     layers, runs = layers_of(frame, layer), runs_of(frame)
     title = omitted(frame, layers, layer)
-    tables = {name: frame[frame["layer"] == name] for name in layers}
-    parts = {(name, run): of_run(tables[name], run) for name in layers for run in runs}
-    ranges = {name: _range(tables[name]["singular_value"].to_numpy(float)) for name in layers}
+    parts = parts_of(frame, layers, runs, ("step", "index", "singular_value", "stable_rank"))
+    values_of = {name: [parts[name, run]["singular_value"].to_numpy(float) for run in runs] for name in layers}
+    ranges = {name: _range(np.concatenate(values)) for name, values in values_of.items()}
     grid = Grid([f"layer {name}" for name in layers], columns=columns)
 
     def traces_at(step: int) -> list[Any]:
@@ -55,7 +53,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
                 rank = f"{part['stable_rank'].iloc[0]:.3g}" if len(part) else "not recorded"
                 values = np.maximum(part["singular_value"].to_numpy(float), 10 ** (ranges[name][0] - 1))
                 single = len(layers) == 1
-                traces.append(go.Scatter(
+                traces.append(line(
                     x=part["index"].to_numpy(), y=values.astype("float32"), mode="lines", line=style_of(index),
                     name=(text(run) or "weights") + (f" (stable rank {rank})" if single else ""), legendgroup=run,
                     showlegend=place == 0, **axes_of(place),

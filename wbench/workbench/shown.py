@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -206,22 +206,30 @@ def frame_of(shown: Sequence[Shown], table: str, first: bool = False) -> pd.Data
     Returns:
         The rows; `run` is categorical, so that a configuration keeps its colour whatever is drawn beside it.
     """
+    names = labels(shown)
+    chosen = tuple((names[item.key], item.colour, tuple(_having(item.runs, table, first))) for item in shown)
+    ended = all(isinstance(run, Run) for _, _, runs in chosen for run in runs)
+    return _joined(chosen, table) if ended else _joined.__wrapped__(chosen, table)
+
+
+def _having(runs: Iterable[Readable], table: str, first: bool) -> Iterator[Readable]:
+    for run in runs:
+        if (table == "metrics" or table in run.probes) and len(table_of(run, table)):
+            yield run
+            if first:
+                return
+
+
+# a cursor that moves asks for the same again; runs in the making grow
+@functools.lru_cache(maxsize=6)
+def _joined(chosen: tuple[tuple[str, int, tuple[Readable, ...]], ...], table: str) -> pd.DataFrame:
     import pandas as pd
 
-    frames, names = [], labels(shown)
-    for item in shown:
-        for run in item.runs:
-            if table != "metrics" and table not in run.probes:
-                continue
-            frame = table_of(run, table)
-            if len(frame):
-                frames.append(frame.assign(run=names[item.key], seed=run.seed))
-                if first:
-                    break
+    frames = [table_of(run, table).assign(run=name, seed=run.seed) for name, _, runs in chosen for run in runs]
     if not frames:
         return pd.DataFrame()
     joined = pd.concat(frames, ignore_index=True)
-    known = {item.colour: names[item.key] for item in shown}
+    known = {colour: name for name, colour, _ in chosen}
     places = [known.get(place, f"\0{place}") for place in range(max(known) + 1)]
     joined["run"] = pd.Categorical(joined["run"], categories=places)
     return joined

@@ -72,7 +72,7 @@ def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
 
 
 def _axes(figure: Any) -> list[str]:
-    return [name.replace("axis", "") for name in figure.to_plotly_json()["layout"] if name.startswith("xaxis")]
+    return [name.replace("axis", "") for name in figure.layout if name.startswith("xaxis")]
 
 
 def _bars(final: Any) -> Any:
