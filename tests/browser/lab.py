@@ -168,6 +168,21 @@ class Notebook:
             )
             pytest.fail(f"{selector} is not seen after {seconds} s: {said}; errors in the page: {self.errors}")
 
+    def press(self, name: str) -> None:
+        """Press a button of the workbench."""
+        # by its text: the icon is a part of the accessible name
+        self.page.locator(".wbench-workbench button", has_text=re.compile(f"^{name}$")).first.click()
+
+    def put(self, name: str, text: str) -> None:
+        """Write into the field of a knob."""
+        box = self.page.get_by_label(name, exact=True).first
+        box.fill(text)
+        box.press("Enter")
+
+    def says(self, text: str, seconds: float = 60) -> None:
+        """Wait until the workbench says something."""
+        self.wait("text => document.querySelector('.wbench-status')?.innerText.includes(text)", text, seconds)
+
     def run_all(self) -> None:
         """Run all cells to their end."""
         self.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -220,6 +235,9 @@ async code => {{
   const {{ content }} = await future.done;
   return {{ status: content.status, text, error: (content.traceback ?? []).join("\\n") }};
 }}"""
+
+
+GRAPHS = "[...document.querySelectorAll('.wbench-workbench .js-plotly-plot')]"
 
 
 def open_notebook(

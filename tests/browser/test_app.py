@@ -7,11 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from lab import ROOT, Notebook, need_browser, watch
+from lab import GRAPHS, ROOT, Notebook, need_browser, watch
 
 pytestmark = pytest.mark.browser
-
-GRAPHS = "[...document.querySelectorAll('.wbench-workbench .js-plotly-plot')]"
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +58,10 @@ def page(opened):
     opened.check()
 
 
-def press(page, name):
-    page.page.locator(".wbench-workbench button", has_text=re.compile(f"^{name}$")).first.click()
-
-
-def says(page, text):
-    page.wait(f"document.querySelector('.wbench-status')?.innerText.includes({text!r})", seconds=60)
-
-
-def put(page, name, text):
-    box = page.page.get_by_label(name, exact=True).first
-    box.fill(text)
-    box.press("Enter")
-
-
 def test_run_fills_every_panel(page):
-    put(page, "steps (steps)", "60")
-    press(page, "Run")
-    says(page, "finished")
+    page.put("steps (steps)", "60")
+    page.press("Run")
+    page.says("finished")
     page.wait(f"{GRAPHS}.length === 4 && {GRAPHS}.every(gd => gd.calcdata?.length)", seconds=60)
     page.wait("document.querySelector('.wbench-step').innerText.trim() === '60'")
     assert page.page.locator(".wbench-workbench tbody tr:has(input)").count() == 1
@@ -90,11 +74,11 @@ def test_a_slider_moves_training_stops_and_two_runs_lie_over_one_another(page):
     page.wait(
         f"[...document.querySelectorAll('.wbench-knob input')].some(i => i.labels?.[0]?.innerText === 'rank' && i.value !== '{before}')"
     )
-    put(page, "steps (steps)", "9000")
-    press(page, "Run")
-    says(page, "step")
-    press(page, "Stop")
-    says(page, "stopped")
+    page.put("steps (steps)", "9000")
+    page.press("Run")
+    page.says("step")
+    page.press("Stop")
+    page.says("stopped")
     page.wait("document.querySelectorAll('.wbench-workbench tbody tr:has(input)').length === 2")
     for box in page.page.locator(".wbench-workbench tbody input[type=checkbox]").all():
         box.check()
@@ -105,7 +89,7 @@ def test_scrub_copy_and_save(page):
     handle = page.page.locator(".wbench-steps input")
     handle.press("Home")
     page.wait("document.querySelector('.wbench-workbench').innerText.includes('Weights at step 0')")
-    press(page, "Copy as Python")
+    page.press("Copy as Python")
     page.wait("navigator.clipboard.readText().then(text => text.includes('wb.train('))")
     with page.page.expect_download() as caught:
         page.page.locator(".wbench-view").first.get_by_role("button", name="PNG").click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -82,7 +83,7 @@ class Board:
         """Whether a panel that is on screen has to be drawn."""
         return any(panel.id in self._dirty for panel in self._on_screen())
 
-    def draw(self, budget: float = 0.25) -> float:
+    def draw(self, budget: float = math.inf) -> float:
         """Draw panels that are on screen and out of date, one at least, until the time is used up.
 
         Args:

@@ -28,6 +28,8 @@ from wbench.workbench.surfaces import Surfaces
 from wbench.workbench.trees import close_tree
 
 TICK = 0.1  # seconds between updates while something trains
+SOON = 0.001  # seconds in which the kernel hears what the user does, between panels
+BUDGET = 0.25  # seconds of drawing in one update
 REST = 0.3  # seconds after which a slider has come to rest
 
 
@@ -182,12 +184,18 @@ class Workbench:
         self.actions.background.tick()
         busy = self.trainer.busy
         self.frame.stop.disabled = not busy
+        live = busy or bool(self._jobs)
         if self.board.pending and time.perf_counter() >= self._not_before:
-            spent = self.board.draw()
-            self._not_before = time.perf_counter() + min(spent, 0.5)  # half of the kernel's time is the user's
+            spent = self.board.draw(
+                BUDGET if live else 0.0
+            )  # at rest panel by panel: the browser draws one while the next is made
+            # while it trains, half of the kernel's time is the user's
+            self._not_before = time.perf_counter() + (min(spent, 0.5) if live else 0.0)
+        if self.board.pending and not live:
+            return SOON
         resting = self._resting is not None or self._scrubbed_at is not None
         waiting = resting or self._surfaces.busy or self.actions.background.busy or self.board.pending
-        return TICK if busy or self._jobs or waiting else None
+        return TICK if live or waiting else None
 
     def _hear(self, message: Message) -> None:
         if isinstance(message, Landscape):
