@@ -32,11 +32,11 @@ $(VENV)/.peers: $(VENV)/.test
 	@touch $@
 
 # fusion-bench imports its OPCM with transformers 4 only, which no other peer takes: an environment of its own;
-# without a bound pip goes back to a `datasets` that today's pyarrow cannot load
+# left free, pip goes back to a `datasets` that today's pyarrow cannot load, and takes minutes to find it
 FUSION := $(VENV)/fusion
 $(VENV)/.fusion: $(INPUTS)
 	$(PYTHON) -m venv $(FUSION)
-	$(FUSION)/bin/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^torch==' constraints.txt)" -e ".[test]" fusion-bench==0.2.33 transformers==4.57.6 "datasets>=4,<5"
+	$(FUSION)/bin/python -m pip install --quiet --disable-pip-version-check "$(shell grep '^torch==' constraints.txt)" -e ".[test]" fusion-bench==0.2.33 transformers==4.57.6 datasets==4.8.5 huggingface_hub==0.36.2 fsspec==2026.2.0
 	$(FUSION)/bin/python -c "import fusion_bench.method.opcm.opcm_general"
 	@touch $@
 

@@ -1,7 +1,7 @@
 """OPCM here and in fusion_bench, side by side in one process: the time that merging takes, and how far the results differ.
 
 Needs an environment of its own, as fusion-bench 0.2.33 imports its OPCM with transformers 4 only:
-    python -m venv fusion && fusion/bin/pip install -e . fusion-bench==0.2.33 transformers==4.57.6 "datasets>=4,<5"
+    python -m venv fusion && fusion/bin/pip install -e . fusion-bench==0.2.33 transformers==4.57.6 datasets==4.8.5
     fusion/bin/python benchmarks/peers_opcm.py
 """
 
