@@ -248,7 +248,7 @@ def test_settings_that_differ_have_an_axis_each_and_the_result_is_last() -> None
     np.testing.assert_allclose(axes["lr"].values, [-4, -2, 0])
     assert dict(zip(axes["lr"].ticktext, axes["lr"].tickvals, strict=True))["0.01"] == pytest.approx(-2)
     assert list(axes["rank"].values) == [2, 4, 8]
-    assert [axes["norm"].ticktext[int(place)] for place in axes["norm"].values] == ["none", "auto", "&lt;b&gt;"]
+    assert [axes["norm"].ticktext[int(place)] for place in axes["norm"].values] == ["none", "–", "&lt;b&gt;"]
     assert [axes["on"].ticktext[int(place)] for place in axes["on"].values] == ["True", "False", "True"]
     np.testing.assert_allclose(axes["accuracy"].values, [0.1, 0.9, 0.5])
 

@@ -17,13 +17,14 @@ class Grid:
     Args:
         titles: One a panel.
         columns: At most so many side by side.
+        room: Characters of a title; default: as many as fit where the figure has the whole width of a page.
 
     Attributes:
         rows: Rows of panels.
         layout: What plotly will get.
     """
 
-    def __init__(self, titles: Sequence[str], *, columns: int = 3) -> None:
+    def __init__(self, titles: Sequence[str], *, columns: int = 3, room: int | None = None) -> None:
         self.width, self.rows = shape_of(len(titles), columns)
         self.layout: dict[str, Any] = {"annotations": []}
         across, down = spaces(self.width, self.rows)
@@ -35,7 +36,7 @@ class Grid:
             self.layout[f"xaxis{end}"] = {**AXIS, "domain": [left, min(1.0, left + wide)], "anchor": f"y{end}"}
             self.layout[f"yaxis{end}"] = {**AXIS, "domain": [max(0.0, top - high), top], "anchor": f"x{end}"}
             self.layout["annotations"].append({
-                "text": text(tail(str(title), TITLE[self.width])), "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper",
+                "text": text(tail(str(title), room or TITLE[self.width])), "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper",
                 "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}, "hovertext": text(title),
             })  # fmt: skip
 

@@ -18,7 +18,7 @@ AXES = 10
 def parallel(frame: pd.DataFrame, *, result: str) -> go.Figure:
     """Draw runs as lines over their settings and a result, coloured by the result; brushing an axis picks runs.
 
-    Positive numbers over two decades or more stand on a logarithmic axis, text on one stop each.
+    Positive numbers over two decades or more stand on a logarithmic axis, text on one stop each; a run without a setting is at "–".
 
     Args:
         frame: One row a run, a column a setting, and the result.
@@ -47,7 +47,9 @@ def parallel(frame: pd.DataFrame, *, result: str) -> go.Figure:
     ))  # fmt: skip
     more = f"{len(shown) - 1} of {len(names)} settings that differ" if len(shown) - 1 < len(names) else ""
     layout(figure, height=420, title=more)
-    figure.update_layout(margin={"t": 110, "l": 90, "r": 40, "b": 30})
+    first = figure.data[0].dimensions[0].ticktext or ()
+    room = max(90, 30 + 7 * max((len(word) for word in first), default=0))  # words stand to the left of the first axis
+    figure.update_layout(margin={"t": 110, "l": room, "r": 40, "b": 30})
     return figure
 
 
@@ -68,9 +70,23 @@ def _axis(values: pd.Series, name: str) -> dict[str, Any]:
             ticks = np.unique(array)
             return axis | {"values": array, "tickvals": ticks, "ticktext": [f"{tick:.4g}" for tick in ticks]}
         return axis | {"values": array, "tickformat": ".4g"}
-    words = ["auto" if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
-    stops = sorted(set(words))
+    words = [_word(value, missing) for value, missing in zip(values, values.isna(), strict=True)]
+    stops = sorted(set(words), key=_place)
     return axis | {
         "values": [stops.index(word) for word in words], "tickvals": list(range(len(stops))),
         "ticktext": [text(stop)[:24] for stop in stops],
     }  # fmt: skip
+
+
+def _word(value: Any, missing: bool) -> str:
+    if missing:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+
+
+def _place(word: str) -> tuple[bool, float, str]:
+    # numbers as such, then words
+    try:
+        return False, float(word), ""
+    except ValueError:
+        return True, 0.0, word

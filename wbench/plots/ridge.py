@@ -8,7 +8,7 @@ import numpy as np
 
 from wbench.plots._grid import Grid
 from wbench.plots._steps import steps_of
-from wbench.plots._style import axes_of, colour_of, empty, layers_of, of_run, require, runs_of, text
+from wbench.plots._style import TITLE, axes_of, colour_of, empty, layers_of, of_run, require, runs_of, text
 from wbench.plots.histogram import common_edges, density_on
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ RIDGES = 12
 OVERLAP = 2.2  # height of the highest ridge, in distances between two
 
 
-def ridge(frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None = None, bins: int = 80) -> go.Figure:
+def ridge(
+    frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None = None, bins: int = 80, columns: int = 3
+) -> go.Figure:
     """Draw how the density of a layer's weights changes over the steps; a panel a run, with the same bins and axes.
 
     Each ridge stands at its step's place, the newest strongest; heights are on one scale.
@@ -29,6 +31,7 @@ def ridge(frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None =
         layer: Which layer; default: the largest.
         cursor: Step whose ridge is outlined in black: the nearest one at or before it.
         bins: Bins of the picture.
+        columns: Panels side by side.
 
     Returns:
         A figure.
@@ -54,7 +57,7 @@ def ridge(frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None =
     }
     top = max(float(density.max()) for density in heights.values()) or 1.0
     at = max((step for step in steps if cursor is not None and step <= cursor), default=None)
-    grid, traces = Grid([run or f"layer {name}" for run in runs]), []
+    grid, traces = Grid([run or f"layer {name}" for run in runs], columns=columns, room=TITLE[3]), []
     for place, (run, index) in enumerate(runs.items()):
         for order, step in reversed(list(enumerate(steps))):
             density = heights.get((run, step))
@@ -76,7 +79,8 @@ def ridge(frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None =
     for place in range(len(runs)):
         grid.axis("x", place, "weight", range=edges[[0, -1]].tolist())
         reach = [-0.2, len(steps) - 1 + OVERLAP + 0.1]
-        grid.axis("y", place, tickvals=list(range(len(steps))), ticktext=labels, range=reach)
+        ticks = [] if grid.column(place) else list(range(len(steps)))
+        grid.axis("y", place, tickvals=ticks, ticktext=labels[: len(ticks)], range=reach)
     title = f"layer {text(name)}" if runs != {"": 0} else ""
     return grid.figure(traces, height=90 + 300 * grid.rows, title=title, legend=False)
 

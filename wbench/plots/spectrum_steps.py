@@ -9,7 +9,7 @@ import numpy as np
 from wbench.plots._axes import log_axis
 from wbench.plots._grid import Grid
 from wbench.plots._steps import steps_of
-from wbench.plots._style import INK, axes_of, colour_of, empty, layers_of, of_run, require, runs_of, text
+from wbench.plots._style import INK, TITLE, axes_of, colour_of, empty, layers_of, of_run, require, runs_of, text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,13 +19,16 @@ LINES = 10
 DECADES = 4.0
 
 
-def spectrum_steps(frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None = None) -> go.Figure:
+def spectrum_steps(
+    frame: pd.DataFrame, *, layer: str | None = None, cursor: int | None = None, columns: int = 3
+) -> go.Figure:
     """Draw how a layer's singular values change over the steps: light to dark, the newest strongest; a panel a run.
 
     Args:
         frame: From `probes.spectrum` with `step`; `run` is used when there.
         layer: Which layer; default: the largest.
         cursor: Step whose line is drawn in black: the nearest one at or before it.
+        columns: Panels side by side.
 
     Returns:
         A figure.
@@ -47,7 +50,7 @@ def spectrum_steps(frame: pd.DataFrame, *, layer: str | None = None, cursor: int
     steps = steps_of(part, LINES)
     at = max((step for step in steps if cursor is not None and step <= cursor), default=None)
     floor = float(part["singular_value"].max()) * 10**-DECADES
-    grid, traces = Grid([run or f"layer {name}" for run in runs]), []
+    grid, traces = Grid([run or f"layer {name}" for run in runs], columns=columns, room=TITLE[3]), []
     for place, (run, index) in enumerate(runs.items()):
         own = of_run(part, run)
         for order, step in enumerate(steps):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as ipw
 
 from wbench.errors import RunError
 from wbench.runs.store import flatten
 from wbench.workbench.background import Background
+from wbench.workbench.controls.knob import AUTO
 from wbench.workbench.names import task_short
 from wbench.workbench.panels import Drawn
 from wbench.workbench.panels.look import quietly
@@ -123,13 +124,14 @@ class Actions:
                     continue
                 fields = {f"{m['id']}.{name}": v for m in entry.methods for name, v in m["fields"].items()}
                 told = {**flatten(entry.recipe), **fields}
-                settings = {name: ", ".join(map(str, v)) if isinstance(v, list) else v for name, v in told.items()}
+                settings = {name: _stop(value) for name, value in told.items()}
                 methods = " + ".join(str(m["id"]) for m in entry.methods) or "baseline"
                 rows.append({"methods": methods, **settings, "seed": entry.seed, metric: value})
         if len(rows) < 3:
             return Drawn(None, f"Three runs of {task} or more are needed; there are {len(rows)}.")
         frame = pd.DataFrame(rows)
-        frame = frame[[name for name in frame.columns if name == metric or frame[name].map(str).nunique() > 1]]
+        # of a method's own settings those that differ among its runs: the others say no more than `methods`
+        frame = frame[[name for name in frame.columns if name == metric or frame[name].dropna().map(str).nunique() > 1]]
         order = ["methods", *(name for name in frame.columns if name not in {"methods", "seed", metric})]
         frame = frame[[name for name in [*order, "seed", metric] if name in frame.columns]]
         return Drawn(
@@ -145,3 +147,9 @@ class Actions:
         """End the work in the background and free every widget."""
         self.background.close()
         close_tree(self.box)
+
+
+def _stop(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return AUTO if value is None else value

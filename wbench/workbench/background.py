@@ -72,8 +72,8 @@ class Background:
         if list(self.knob.options) != found:
             kept = self.knob.value
             self.knob.options = found
-            if kept in [value for _, value in found]:
-                self.knob.value = kept
+            offered = [value for _, value in found]
+            self.knob.value = kept if kept in offered else next(iter(offered), None)
 
     def report(self) -> None:
         """Write the report on the methods on the controls.

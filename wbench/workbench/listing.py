@@ -208,7 +208,7 @@ class Listing:
 def _columns(metric: str, title: str) -> list[dict[str, Any]]:
     return [
         {"key": "value", "title": f"{metric.replace('.', ' ')}, {title}", "kind": "number", "digits": 4},
-        {"key": "spread", "title": "deviation over seeds", "kind": "number", "digits": 2},
+        {"key": "spread", "title": "sd over seeds", "kind": "number", "digits": 2},
         {"key": "task", "title": "task", "kind": "text"},
         {"key": "status", "title": "status", "kind": "text"},
         {"key": "seconds", "title": "time", "kind": "number", "unit": "s", "digits": 3},

@@ -26,7 +26,7 @@ def weights(shown: Sequence[Shown], look: Look) -> Drawn:
         return Drawn(None, "No histogram was recorded.")
     layer = _layer(frame, look)
     if look.over == "steps":
-        figure = quietly(plots.ridge, frame, layer=layer, cursor=look.cursor)
+        figure = quietly(plots.ridge, frame, layer=layer, cursor=look.cursor, columns=look.columns)
         return Drawn(figure, f"Density over the steps, the newest strongest; same bins and axes.{_seeds(shown)}", frame)
     rows, where = at(frame, look.cursor)
     step = int(frame["step"].max()) if look.cursor is None else look.cursor
@@ -54,7 +54,7 @@ def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
     rows = rows if layer is None else rows[rows["layer"] == layer]
     ranks = rows.drop_duplicates(["run", "layer"])["stable_rank"]
     if look.over == "steps":
-        figure = quietly(plots.spectrum_steps, frame, layer=layer, cursor=look.cursor)
+        figure = quietly(plots.spectrum_steps, frame, layer=layer, cursor=look.cursor, columns=look.columns)
     else:
         step = int(frame["step"].max()) if look.cursor is None else look.cursor
         figure = quietly(plots.spectrum, frame, layer=layer, step=step, columns=look.columns)

@@ -22,7 +22,7 @@ export function headerOf({ key, title, unit, kind }, order, sort) {
 export function widthOf({ key, kind, title, unit = "" }) {
   if (key === "name") return 0;
   if (key === "note") return 130;
-  return kind === "time" ? 132 : Math.max(80, 8 * (title.length + unit.length) + 36);
+  return kind === "time" ? 132 : Math.max(76, 7 * (title.length + unit.length) + 30);
 }
 
 // A row of the table; `reach` is its place in the tab order, `on` what its parts do.
