@@ -41,7 +41,7 @@ class Listing:
         self._shelf, self._told = shelf, selected
         self._rows: list[dict[str, Any]] = []
         self._cursor: int | None = None
-        self._quiet = False
+        self._quiet = self._chosen = False  # the number is the usual one until another is chosen
         narrow = {"width": "240px"}
         self.metric = ipw.Dropdown(
             options=["test.accuracy"], description="number", layout=narrow, style={"description_width": "55px"}
@@ -49,6 +49,7 @@ class Listing:
         self.reducer = ipw.Dropdown(
             options=[(title, name) for name, title in REDUCERS.items()], description="which", layout=narrow, style={"description_width": "45px"}
         )  # fmt: skip
+        self.metric.observe(lambda _: self._choose() if not self._quiet else None, "value")
         for control in (self.metric, self.reducer):
             control.observe(lambda _: None if self._quiet else act(lambda: self.refresh(self._cursor)), "value")
         self.purge = ipw.Button(description="Remove deleted for good", layout={"width": "auto", "display": "none"})
@@ -109,7 +110,7 @@ class Listing:
         try:
             known = self._shelf.metrics() or ["test.accuracy"]
             if list(self.metric.options) != known:
-                kept = self.metric.value if self.metric.value in known else known[0]
+                kept = self.metric.value if self._chosen and self.metric.value in known else known[0]
                 self.metric.options = known
                 self.metric.value = kept
             self._offer_deleted()
@@ -132,6 +133,9 @@ class Listing:
             self._rows = rows
         finally:
             self._quiet = False
+
+    def _choose(self) -> None:
+        self._chosen = True
 
     def _asked(self) -> dict[str, float] | None:
         from wbench.runs.query import runs

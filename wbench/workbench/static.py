@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from wbench.workbench.workbench import Workbench
 
 
+SHEET = "one page of the run"
+SCALE = 2.0  # pixels of a picture for a pixel on screen
+
+
 class Still:
     """A second output below the panel, folded away, that a saved notebook keeps."""
 
@@ -38,19 +42,19 @@ class Still:
         if self._handle is None:
             return
         self._said = bench.board.shown[0].name if bench.board.shown else ""
-        self._images = {"one page of the run": (sheet_of(bench), "Loss, weights, spectrum and relative updates.")}
+        self._images = {SHEET: (sheet_of(bench), "Loss, weights, spectrum and relative updates.")}
         for title, drawn, view in bench.board.drawn():
             caption = drawn.caption
             view.unobserve_all("png")
             view.observe(
                 lambda change, title=title, caption=caption: self._arrived(title, caption, change["new"]), "png"
             )
-            view.snapshot()
+            view.snapshot(SCALE)
         self._update()
 
     def _arrived(self, title: str, caption: str, png: str) -> None:
         if png.startswith("data:image/png;base64,"):
-            self._images.pop("one page of the run", None)
+            self._images.pop(SHEET, None)
             self._images[title] = (png, caption)
             self._update()
 
@@ -62,12 +66,20 @@ class Still:
 
     def _page(self) -> str:
         shown = [
-            f"<h4>{html.escape(title)}</h4><p>{html.escape(caption)}</p><img src='{source}' alt='{html.escape(title + '. ' + caption, quote=True)}' style='max-width: 100%'>"
+            f"<h4>{html.escape(title)}</h4><p>{html.escape(caption)}</p><img src='{source}' alt='{html.escape(title + '. ' + caption, quote=True)}' style='{_width(title, source)}max-width: 100%'>"
             for title, (source, caption) in self._images.items() if source
         ]  # fmt: skip
         if not shown:
             return "<details><summary>Kept pictures of the panel: none yet</summary></details>"
         return f"<details><summary>Kept pictures of the panel ({html.escape(self._said)}), for reading without a kernel</summary>{''.join(shown)}</details>"
+
+
+def _width(title: str, source: str) -> str:
+    # as wide as on screen: a panel of half of the width would be blown up
+    if title == SHEET:
+        return ""
+    head = base64.b64decode(source.partition(",")[2][:32])  # PNG: width and height follow the first 16 bytes
+    return f"width: {int.from_bytes(head[16:20], 'big') / SCALE:.0f}px; " if len(head) >= 20 else ""
 
 
 def sheet_of(bench: Workbench) -> str:

@@ -75,7 +75,7 @@ class Workbench:
         self._resting: float | None = None
         self._scrubbed_at: float | None = None  # when the cursor moved, where the list of runs follows it
         self._grown: set[str] = set()
-        self._not_before = 0.0
+        self._not_before, self._unkept = 0.0, False
         self.trainer = Trainer(self.store)
         self._jobs, self.shelf = Jobs(self.trainer), Shelf(self.store)
         self.board = Board(self._loop.act)
@@ -193,6 +193,9 @@ class Workbench:
             self._not_before = time.perf_counter() + (min(spent, 0.5) if live else 0.0)
         if self.board.pending and not live:
             return SOON
+        if self._unkept and not live:
+            self._unkept = False
+            self.still.soon(self)
         resting = self._resting is not None or self._scrubbed_at is not None
         waiting = resting or self._surfaces.busy or self.actions.background.busy or self.board.pending
         return TICK if live or waiting else None
@@ -211,8 +214,7 @@ class Workbench:
             self.reread()
             self._show()
             self._refine()
-            if not self._jobs:
-                self.still.soon(self)
+            self._unkept = True
 
     # what is on display
 
