@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import optimize
@@ -197,8 +198,26 @@ def test_a_built_network_trains_and_is_restored():
     figure = wb.plots.ball(frame)
     last = frame[(frame["step"] == frame["step"].max()) & (frame["depth"] == 3)].set_index("what")
     for what, name in (("midpoint", "midpoint"), ("frechet", "Fréchet mean")):
-        (trace,) = [trace for trace in figure.data if trace.name == name]
+        *_, trace = discs = [trace for trace in figure.data if trace.name == name]
+        assert len(discs) == 3  # depths 0, 2 (of 1 and 2) and 3
         assert (trace.x[0], trace.y[0]) == pytest.approx(last.loc[what, ["x", "y"]].astype(float).tolist(), abs=1e-6)
+
+
+def test_both_starts_are_drawn_side_by_side_and_the_normal_one_dies():
+    task, frames = wb.tasks.Digits(train_size=64), []
+    for init in ("eye", "hnn"):
+        run = wb.train(
+            task, PoincareResNet(architecture="mlp", depth=6, init=init), recipe=task.recipe("smoke").replace(steps=1)
+        )
+        frames.append(run.probe("method.poincare_resnet").assign(run=init))
+    figure = wb.plots.ball(pd.concat(frames, ignore_index=True))
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == [
+        f"{init}: {what}" for init in ("eye", "hnn") for what in ("mean norm", "depth 0", "depth 4", "depth 7")
+    ]
+    eye, hnn = (next(t for t in figure.data if t.name == "step 0" and t.xaxis == axis).y for axis in ("x", "x5"))
+    assert np.allclose(eye[1:], eye[1], rtol=1e-4)
+    assert hnn[-1] < 1e-2 * hnn[0]
 
 
 @pytest.mark.parametrize("c", [0.1, 1.0])
