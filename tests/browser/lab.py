@@ -183,6 +183,14 @@ class Notebook:
         """Wait until the workbench says something."""
         self.wait("text => document.querySelector('.wbench-status')?.innerText.includes(text)", text, seconds)
 
+    def copied(self, part: str) -> str:
+        """Wait until a text is on the clipboard, and return all of it."""
+        until = time.monotonic() + 30
+        while part not in (text := self.page.evaluate("navigator.clipboard.readText()")) and time.monotonic() < until:
+            self.page.wait_for_timeout(50)
+        assert part in text
+        return text
+
     def run_all(self) -> None:
         """Run all cells to their end."""
         self.page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")

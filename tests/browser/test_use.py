@@ -210,8 +210,7 @@ def test_a_slider_of_one_stop_gets_more_while_it_trains(notebook):
 
 def test_copied_python_makes_the_run_again(notebook, tmp_path):
     notebook.press("Copy as Python")
-    notebook.wait("navigator.clipboard.readText().then(text => text.includes('wb.train('))")
-    text = notebook.page.evaluate("navigator.clipboard.readText()")
+    text = notebook.copied("wb.train(")
     assert text == notebook.value("bench.actions.python")
     (tmp_path / "run.py").write_text(text)
     env = {**os.environ, "WBENCH_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
