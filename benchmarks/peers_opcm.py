@@ -1,8 +1,7 @@
 """OPCM here and in fusion_bench, side by side in one process: the time that merging takes, and how far the results differ.
 
-Needs an environment of its own, as fusion-bench 0.2.33 imports its OPCM with transformers 4 only:
-    python -m venv fusion && fusion/bin/pip install -e . fusion-bench==0.2.33 transformers==4.57.6 datasets==4.8.5
-    fusion/bin/python benchmarks/peers_opcm.py
+Needs an environment of its own, as fusion-bench 0.2.33 imports its OPCM with transformers 4 only; `make peers` makes it:
+    .venv/fusion/bin/python benchmarks/peers_opcm.py
 """
 
 from __future__ import annotations

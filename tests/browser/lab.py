@@ -155,10 +155,11 @@ class Notebook:
         """Wait until JavaScript is true in the page."""
         self.page.wait_for_function(expression, arg=argument, timeout=seconds * 1000)
 
-    def shows(self, selector: str, seconds: float = 240) -> None:
-        """Wait until something is seen; what the page and the kernel say is told where it is not."""
+    def shows_workbench(self, seconds: float = 240) -> None:
+        """Wait until a workbench is seen and can draw; what the page and the kernel say is told where none is."""
         from playwright.sync_api import TimeoutError as TooLate
 
+        selector = ".wbench-workbench"
         try:
             self.page.wait_for_selector(selector, timeout=seconds * 1000)
         except TooLate:
@@ -167,6 +168,7 @@ class Notebook:
                 selector,
             )
             pytest.fail(f"{selector} is not seen after {seconds} s: {said}; errors in the page: {self.errors}")
+        self.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=seconds)
 
     def press(self, name: str) -> None:
         """Press a button of the workbench."""

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 SLACK = 5  # as in test_use
 KEPT = bool(os.environ.get("WBENCH_KEEP_TIMES"))
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SETUP = f"import sys; sys.path.insert(0, {str(HERE)!r}); import many; import wbench as wb\n"
 LISTED = """
 async rows => {
@@ -31,9 +31,8 @@ def shown(lab, browser, cells, name):
     notebook = open_notebook(lab, browser, cells, name=name, width=1500, height=2600)
     notebook.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
     notebook.run_all()
-    notebook.shows(".wbench-workbench")
+    notebook.shows_workbench()
     notebook.page.evaluate(WATCH)
-    notebook.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=240)
     return notebook
 
 

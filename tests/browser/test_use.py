@@ -41,9 +41,8 @@ def opened(lab, browser):
     notebook.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     notebook.page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
     notebook.run_all()
-    notebook.shows(".wbench-workbench")
+    notebook.shows_workbench()
     notebook.page.evaluate(WATCH)
-    notebook.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=240)
     return notebook
 
 
@@ -191,7 +190,7 @@ def test_a_slider_of_one_stop_gets_more_while_it_trains(notebook):
     cells = ["import wbench as wb; bench = wb.Workbench('digits', store=wb.RunStore('fresh')); bench"]
     other = open_notebook(notebook.server, notebook.page.context.browser, cells, name="fresh")
     other.run_all()
-    other.shows(".wbench-workbench")
+    other.shows_workbench()
     assert other.page.locator(".wbench-steps input").is_disabled()
     other.put("steps (steps)", "90")
     other.press("Run")
@@ -283,8 +282,7 @@ def test_a_killed_kernel_leaves_no_process_and_no_half_written_run(lab, browser)
     cells = ["import wbench as wb, os\nstore = wb.RunStore('killed')\n" + CELLS[1]]
     notebook = open_notebook(lab, browser, cells, name="killed")
     notebook.run_all()
-    notebook.shows(".wbench-workbench")
-    notebook.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=240)
+    notebook.shows_workbench()
     notebook.put("steps (steps)", "9000")
     notebook.press("Run")
     notebook.says("step")

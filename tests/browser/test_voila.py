@@ -47,8 +47,7 @@ def opened(address, browser):
                 raise
             page.wait_for_timeout(500)
     seen.errors.clear()
-    seen.shows(".wbench-workbench")
-    seen.wait("globalThis[Symbol.for('wbench.plotly')]?.library", seconds=240)
+    seen.shows_workbench()
     return seen
 
 

@@ -1,7 +1,7 @@
 """Light runs as the workbench lists them."""
 
 from wbench.method import registry
-from wbench.runs import run_id
+from wbench.runs.spec import config_id
 from wbench.workbench.shelf import Shelf
 
 
@@ -12,7 +12,7 @@ def shelf_of(store):
 
 
 def config(run):
-    return run_id({**run.spec, "seed": None})
+    return config_id(run.spec)
 
 
 def put(store, seed=0, task="digits", methods=(), recipe=None, **more):

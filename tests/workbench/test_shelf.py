@@ -6,11 +6,12 @@ import statistics
 import time
 
 import pytest
+from many import copies
 from recorded_run import record
 from shelved import config, galore, put, shelf_of
 
 from wbench.errors import RunError
-from wbench.runs import RunStore, run_id
+from wbench.runs import RunStore
 from wbench.runs.catalogue import Catalogue
 from wbench.runs.marks import Mark, Marks
 from wbench.tasks import Digits
@@ -286,14 +287,7 @@ def test_differences_are_those_of_the_settings_also_where_names_are_the_same(sto
 
 def test_two_thousand_runs_are_listed_in_half_a_second(store):
     model = put(store, methods=[galore(rank=3)], recipe=Digits().recipe("cpu").fields())
-    content = json.loads((model.path / "run.json").read_text())
-    for number in range(1, 2000):
-        spec = {**model.spec, "seed": number % 4, "recipe": {**model.spec["recipe"], "lr": 1.0 + number // 4}}
-        folder = store.root / run_id(spec)
-        folder.mkdir(exist_ok=True)
-        (folder / "run.json").write_text(json.dumps({**content, "id": folder.name, "spec": spec}))
-        for name in content["files"]:
-            (folder / name).hardlink_to(model.path / name)
+    copies(model, store, range(1, 2000))
     Catalogue(store).entries()  # the index
 
     def listed():

@@ -268,21 +268,6 @@ def codes_of(names: pd.Series) -> tuple[np.ndarray, list[str]]:
     return codes, [str(name) for name in known]
 
 
-def unique_codes(codes: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Return codes renumbered in the order in which they first appear.
-
-    Args:
-        codes: (rows,), integers.
-
-    Returns:
-        (rows,), from 0, and the code that each number stands for.
-    """
-    import pandas as pd
-
-    numbers, known = pd.factorize(codes)
-    return numbers, known.tolist()
-
-
 def panels(titles: Sequence[str], *, columns: int = 3, **options: Any) -> tuple[go.Figure, list[tuple[int, int]], int]:
     """Return a grid of small panels.
 

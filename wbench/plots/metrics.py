@@ -19,7 +19,6 @@ from wbench.plots._style import (
     runs_of,
     style_of,
     text,
-    unique_codes,
 )
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ def metrics(
 class _Table:
     # the table as numbers: names as codes, so that a part of it is found without comparing text
     def __init__(self, frame: pd.DataFrame, x: str) -> None:
+        import pandas as pd
+
         finite = np.isfinite(frame["value"].to_numpy(float))
         frame = frame if finite.all() else frame[finite]
         self.values, self._steps, self._x = (
@@ -116,7 +117,7 @@ class _Table:
         )
         splits, split_names = codes_of(frame["split"])
         names, known = codes_of(frame["name"])
-        self._what, order = unique_codes(splits.astype(np.int64) * max(1, len(known)) + names)
+        self._what, order = pd.factorize(splits.astype(np.int64) * len(known) + names)
         self.whats = [f"{split_names[code // len(known)]} {known[code % len(known)]}" for code in order]
         self._runs: list[str] = []
         self._run: np.ndarray | None = None

@@ -49,13 +49,13 @@ class Listing:
         self.reducer = ipw.Dropdown(
             options=[(title, name) for name, title in REDUCERS.items()], description="which", layout=narrow, style={"description_width": "45px"}
         )  # fmt: skip
-        self.metric.observe(lambda _: self._choose() if not self._quiet else None, "value")
+        self.metric.observe(lambda _: self._choose(), "value")
         for control in (self.metric, self.reducer):
             control.observe(lambda _: None if self._quiet else act(lambda: self.refresh(self._cursor)), "value")
         self.purge = ipw.Button(description="Remove deleted for good", layout={"width": "auto", "display": "none"})
         self.purge.on_click(lambda _: act(self._purge))
         self.restore = ipw.Button(description="Bring back deleted", layout={"width": "auto", "display": "none"})
-        self.restore.on_click(lambda _: act(self._restore))
+        self.restore.on_click(lambda _: act(lambda: self._bring_back(self._hidden())))
         self.note = ipw.HTML()
         self.table = RunTable(columns=_columns("test.accuracy", "last value"))
         self.table.observe(lambda _: None if self._quiet else act(self._ticked), "selected")
@@ -135,7 +135,7 @@ class Listing:
             self._quiet = False
 
     def _choose(self) -> None:
-        self._chosen = True
+        self._chosen = self._chosen or not self._quiet
 
     def _asked(self) -> dict[str, float] | None:
         from wbench.runs.query import runs
@@ -180,13 +180,11 @@ class Listing:
         self._told()
 
     def _undo(self) -> None:
-        self._shelf.undo([key for key in self._hidden() if key in {row["key"] for row in self.table.rows}])
-        self._rows = []
-        self.refresh(self._cursor)
-        self._told()
+        listed = {row["key"] for row in self.table.rows}
+        self._bring_back([key for key in self._hidden() if key in listed])
 
-    def _restore(self) -> None:
-        self._shelf.undo(self._hidden())
+    def _bring_back(self, keys: Sequence[str]) -> None:
+        self._shelf.undo(keys)
         self._rows = []
         self.refresh(self._cursor)
         self._told()

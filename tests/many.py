@@ -40,14 +40,19 @@ def long_runs(folder, count):
 
 
 def many_runs(folder, count):
-    """Runs of as many configurations as a quarter of them, four seeds each."""
+    """Runs of a quarter as many configurations, four seeds each."""
     one, store = trained(f"{folder}-source"), wb.RunStore(folder)
+    copies(one, store, range(count))
+    return store
+
+
+def copies(one, store, numbers):
+    """Runs that share the files of one, four seeds at each learning rate."""
     content = json.loads((one.path / "run.json").read_text())
-    for number in range(count):
+    for number in numbers:
         spec = {**one.spec, "seed": number % 4, "recipe": {**one.spec["recipe"], "lr": 1.0 + number // 4}}
         made = store.root / run_id(spec)
-        made.mkdir(parents=True)
+        made.mkdir(parents=True, exist_ok=True)
         (made / "run.json").write_text(json.dumps({**content, "id": made.name, "spec": spec}))
         for name in content["files"]:
             (made / name).hardlink_to(one.path / name)
-    return store
