@@ -253,6 +253,37 @@ def poincare(rounds: int, steps: int) -> dict[str, Any]:
     return found
 
 
+def poincare_block(rounds: int, steps: int) -> dict[str, Any]:
+    """A Poincare convolution and its midpoint batch norm against hypll's: forward and backward of the same image and weights."""
+    import hypll.nn as peers
+    from hypll.manifolds.poincare_ball import Curvature, PoincareBall
+    from hypll.tensors import ManifoldTensor
+
+    from wbench.methods.layer.poincare_layers import PoincareConv, PoincareNorm
+    from wbench.ops.poincare import expmap0, logmap0
+
+    c, few, many = 0.1, 4, 8
+    manifold = PoincareBall(Curvature(c, constraining_strategy=nn.Identity()))
+    conv, norm = PoincareConv((few, many), c=c, init="hnn"), PoincareNorm(many)
+    other, last = peers.HConvolution2d(few, many, 3, manifold, padding=1), peers.HBatchNorm2d(many, manifold)
+    other.weights.tensor.data, other.bias.data = conv.weight.data.clone(), conv.offset.data.clone()
+    t = 0.3 * torch.randn(BATCH, few, 8, 8, generator=torch.Generator().manual_seed(2))
+    outputs: dict[str, Tensor] = {}
+
+    def step(name: str, function: Callable[[Tensor], Tensor]) -> None:
+        given = t.clone().requires_grad_()
+        outputs[name] = function(given)
+        outputs[name].square().sum().backward()
+
+    def peer(given: Tensor) -> Tensor:
+        on_ball = ManifoldTensor(data=expmap0(given.movedim(1, -1), c).movedim(-1, 1), manifold=manifold, man_dim=1)
+        return logmap0(last(other(on_ball)).tensor.movedim(1, -1), c).movedim(-1, 1)
+
+    found = in_turn(lambda: step("wbench", lambda x: norm(conv(x), c)), lambda: step("peer", peer), rounds, steps)
+    found["largest difference of an output"] = float((outputs["wbench"] - outputs["peer"]).detach().abs().max())
+    return found
+
+
 def processor() -> str:
     """Return the processor's name, as Linux tells it."""
     try:
@@ -265,6 +296,7 @@ def processor() -> str:
 PARTS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "galore / galore-torch": galore, "q_galore's projection / q-galore-torch": q_galore, "lora / peft": lora, "dora / peft": dora,
     "bone miss / peft": miss, "bone bat / peft": bat, "poincare layer / hypll": poincare,
+    "poincare convolution and norm / hypll": poincare_block,
 }  # fmt: skip
 
 

@@ -54,8 +54,14 @@ def check_precision(x: Tensor, who: str) -> Tensor:
     return x
 
 
-def _length(x: Tensor) -> Tensor:
-    return x.norm(dim=-1, keepdim=True).clamp_min(TINY)
+def length(x: Tensor, axis: int = -1) -> Tensor:
+    """Return Euclidean lengths, at least 1e-15, with a gradient of 0 at 0.
+
+    Args:
+        x: Any shape.
+        axis: Of the features; kept with size 1.
+    """
+    return x.square().sum(axis, keepdim=True).clamp_min(TINY**2).sqrt()
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
@@ -82,9 +88,7 @@ def project(x: Tensor, c: Curve) -> Tensor:
         x: Points, (..., n), float32 (margin 4e-3) or float64 (1e-5).
         c: Curvature.
     """
-    most = (1.0 - MARGIN[x.dtype]) / c**0.5
-    length = _length(x)
-    return torch.where(length > most, x / length * most, x)
+    return x * ((1.0 - MARGIN[x.dtype]) / (c**0.5 * length(x))).clamp_max(1.0)
 
 
 def mobius_add(x: Tensor, y: Tensor, c: Curve) -> Tensor:
@@ -96,8 +100,8 @@ def mobius_add(x: Tensor, y: Tensor, c: Curve) -> Tensor:
         c: Curvature.
     """
     xx, yy, xy = _inner(x, x), _inner(y, y), _inner(x, y)
-    above = (1 + 2 * c * xy + c * yy) * x + (1 - c * xx) * y
-    return above / (1 + 2 * c * xy + c**2 * xx * yy).clamp_min(TINY)
+    below = (1 + 2 * c * xy + c**2 * xx * yy).clamp_min(TINY)
+    return (1 + 2 * c * xy + c * yy) / below * x + (1 - c * xx) / below * y
 
 
 def expmap0(v: Tensor, c: Curve) -> Tensor:
@@ -107,8 +111,8 @@ def expmap0(v: Tensor, c: Curve) -> Tensor:
         v: Tangent vectors, (..., n).
         c: Curvature.
     """
-    scaled = c**0.5 * _length(v)
-    return project(torch.tanh(scaled) * v / scaled, c)
+    scaled = c**0.5 * length(v)
+    return v * (torch.tanh(scaled).clamp_max(1.0 - MARGIN[v.dtype]) / scaled)
 
 
 def logmap0(y: Tensor, c: Curve) -> Tensor:
@@ -118,8 +122,19 @@ def logmap0(y: Tensor, c: Curve) -> Tensor:
         y: Points, (..., n).
         c: Curvature.
     """
-    scaled = c**0.5 * _length(y)
-    return torch.atanh(scaled) * y / scaled
+    scaled = c**0.5 * length(y)
+    return y * (torch.atanh(scaled) / scaled)
+
+
+def leave(x: Tensor, c: Curve) -> Tensor:
+    """Return log_0 of projected points.
+
+    Args:
+        x: Points, (..., n).
+        c: Curvature.
+    """
+    scaled = c**0.5 * length(x)
+    return x * (torch.atanh(scaled.clamp_max(1.0 - MARGIN[x.dtype])) / scaled)
 
 
 def expmap(x: Tensor, v: Tensor, c: Curve) -> Tensor:
@@ -130,8 +145,8 @@ def expmap(x: Tensor, v: Tensor, c: Curve) -> Tensor:
         v: Tangent vectors at x, (..., n).
         c: Curvature.
     """
-    length = _length(v)
-    step = torch.tanh(c**0.5 * conformal(x, c) * length / 2) * v / (c**0.5 * length)
+    scaled = c**0.5 * length(v)
+    step = v * (torch.tanh(conformal(x, c) * scaled / 2) / scaled)
     return project(mobius_add(x, step, c), c)
 
 
@@ -144,9 +159,9 @@ def logmap(x: Tensor, y: Tensor, c: Curve) -> Tensor:
         c: Curvature.
     """
     way = mobius_add(-x, y, c)
-    length = _length(way)
-    inside = (c**0.5 * length).clamp_max(1.0 - torch.finfo(x.dtype).eps)
-    return 2.0 / (c**0.5 * conformal(x, c)) * torch.atanh(inside) * way / length
+    size = length(way)
+    inside = (c**0.5 * size).clamp_max(1.0 - torch.finfo(x.dtype).eps)
+    return way * (2.0 / (c**0.5 * conformal(x, c)) * torch.atanh(inside) / size)
 
 
 def distance(x: Tensor, y: Tensor, c: Curve) -> Tensor:
@@ -207,11 +222,10 @@ def fully_connected(x: Tensor, z: Tensor, r: Tensor, c: Curve) -> Tensor:
     Returns:
         Points, (..., m).
     """
-    root, scale = c**0.5, conformal(x, c)
-    length = z.norm(dim=0).clamp_min(TINY)
+    root, scale, columns = c**0.5, conformal(x, c), length(z, 0)[0]
     turn = 2 * root * r
-    v = torch.asinh(root * scale * (x @ z) / length * torch.cosh(turn) - (scale - 1) * torch.sinh(turn))
-    w = torch.sinh(2 * length * v) / root
+    v = torch.asinh(root * scale * (x @ z) / columns * torch.cosh(turn) - (scale - 1) * torch.sinh(turn))
+    w = torch.sinh(2 * columns * v) / root
     return w / (1 + (1 + c * _inner(w, w)).sqrt())
 
 

@@ -31,13 +31,12 @@ def image_model(
         hidden: Hidden sizes of the MLPs.
         large: The size for a GPU.
         norm: `none`, `batch` (before the activation) or `batch_last` (after it), for the MLPs' and the ConvNet's blocks.
-        widths: Channels of the ConvNet's blocks; empty: by the size of the image.
+        widths: Channels of the ConvNet's blocks or the ResNet's stages; empty: by the size of the image.
         transformer: Blocks, width and heads of the ViT; empty: by `large`.
 
     Returns:
         The model.
     """
-    widths = widths or ((64, 128, 256) if large and side >= 16 else (16, 32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind in {"mlp", "residual_mlp"}:
@@ -46,9 +45,11 @@ def image_model(
             return MLP(sizes, norm=norm1d, residual=kind == "residual_mlp", norm_last=norm == "batch_last")
         if kind == "convnet":
             norm2d = nn.BatchNorm2d if norm == "batch" else None
+            widths = widths or ((64, 128, 256) if large and side >= 16 else (16, 32))
             return ConvNet(1, side, classes, widths, 512 if large else 64, norm=norm2d)
         if kind == "resnet":
-            return ResNet(1, classes, (64, 128, 256) if large else (8, 16, 32), 2 if large else 1)
+            widths = widths or ((64, 128, 256) if large else (8, 16, 32))
+            return ResNet(1, classes, widths, 2 if large else 1)
         patch = 2 if side < 16 else 4
         depth, width, heads = transformer or ((8, 256, 8) if large else (2, 64, 4))
         ratio = 4 if large else 2

@@ -38,10 +38,12 @@ class Digits(Task):
         "gpu": _BASE.replace(steps=5000, batch_size=256, schedule="cosine"),
     }
 
-    architecture: Literal["mlp", "residual_mlp", "convnet", "vit"] = knob("mlp", doc="Model.")
+    architecture: Literal["mlp", "residual_mlp", "convnet", "resnet", "vit"] = knob("mlp", doc="Model.")
     hidden: tuple[int, ...] = knob((128, 128), 1, 16384, doc="Hidden sizes of the MLPs.")
     transformer: tuple[int, ...] = knob((2, 64, 4), 1, 4096, doc="Blocks, width and heads of the ViT.")
-    widths: tuple[int, ...] = knob((), 1, 16384, doc="Channels of the ConvNet's blocks; empty: 16 and 32.")
+    widths: tuple[int, ...] = knob(
+        (), 1, 16384, doc="Channels of the ConvNet's blocks or the ResNet's stages; empty: 16, 32 or 8, 16, 32."
+    )
     norm: Literal["none", "batch", "batch_last"] = knob(
         "none", doc="Batch norm in the blocks of MLPs and ConvNet; batch_last: after the activation (MLPs)."
     )

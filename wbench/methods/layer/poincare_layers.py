@@ -16,18 +16,13 @@ from wbench.ops.poincare import (
     Curve,
     beta_ratio,
     check_curvature,
-    expmap,
     expmap0,
     frechet_mean,
-    frechet_variance,
-    fully_connected,
-    logmap,
-    logmap0,
+    leave,
     midpoint,
     mobius_add,
-    project,
-    transport,
 )
+from wbench.ops.poincare_tangent import connected, normalised
 
 WHO = "poincare_resnet"
 
@@ -82,8 +77,8 @@ class PoincareLinear(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return tangent vectors (..., m); input tangent vectors (..., n)."""
-        c = self.curvature()
-        return logmap0(project(fully_connected(expmap0(t, c), self.weight, self.offset, c), c), c)
+        square = t.square().sum(-1, keepdim=True)
+        return connected(t @ self.weight, square, self.weight, self.offset, self.curvature())
 
 
 class PoincareConv(nn.Module):
@@ -125,11 +120,15 @@ class PoincareConv(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Return (samples, channels out, height, width), sides as torch's; input (samples, channels in, height, width)."""
-        height, width = ((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in t.shape[2:])
-        c = self.curvature()
-        patches = F.unfold(t * self.ratio, self.kernel, padding=self.padding, stride=self.stride).transpose(1, 2)
-        points = project(fully_connected(expmap0(patches, c), self.weight, self.offset, c), c)
-        return logmap0(points, c).transpose(1, 2).unflatten(2, (height, width))
+        t = t * self.ratio
+        square = F.avg_pool2d(
+            t.square().sum(1, keepdim=True), self.kernel, self.stride, self.padding, divisor_override=1
+        )
+        # not conv2d: in torch 2.13 the backward pass of a 1 x 1 kernel with stride 2 writes beyond its memory (channels last, CPU)
+        product = self.weight.T @ F.unfold(t, self.kernel, padding=self.padding, stride=self.stride)
+        return connected(
+            product.unflatten(2, square.shape[2:]), square, self.weight, self.offset, self.curvature(), axis=1
+        )
 
 
 class PoincareNorm(nn.Module):
@@ -155,18 +154,14 @@ class PoincareNorm(nn.Module):
 
     def forward(self, t: Tensor, c: Curve) -> Tensor:
         """Return the input's shape, (samples, channels, ...), tangent vectors; `c` is the ball's curvature."""
-        moved = t.movedim(1, -1)
-        x = expmap0(moved.reshape(-1, t.shape[1]), c)
-        if self.training or not self.running:
-            mean = (midpoint if self.how == "midpoint" else frechet_mean)(x, c)
-            variance = frechet_variance(x, mean, c)
-            if self.training:
-                self._remember(mean.detach(), variance.detach(), c.detach() if isinstance(c, Tensor) else c)
-        else:
-            mean, variance = self.running_mean, self.running_variance
-        target = expmap0(self.mean, c)
-        v = transport(mean, target, logmap(mean, x, c), c) * (self.variance / (variance + 1e-6)).clamp_min(0.0).sqrt()
-        return logmap0(expmap(target, v, c), c).view(moved.shape).movedim(-1, 1)
+        channels_first = t.transpose(0, 1)
+        x = expmap0(channels_first.flatten(1).T, c)  # channels far apart in memory: sums over few of them are fast
+        target, batch = expmap0(self.mean, c), self.training or not self.running
+        mean = (midpoint if self.how == "midpoint" else frechet_mean)(x, c) if batch else self.running_mean
+        points, variance = normalised(x, mean, target, self.variance, c, None if batch else self.running_variance)
+        if self.training:
+            self._remember(mean.detach(), variance.detach(), c.detach() if isinstance(c, Tensor) else c)
+        return leave(points, c).T.unflatten(1, channels_first.shape[1:]).transpose(0, 1)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, c: Curve) -> None:
@@ -218,4 +213,4 @@ class PoincareBlock(nn.Module):
         c, straight = self.skip_curvature(), t if self.shortcut is None else self.shortcut(t)
         f, r = (expmap0(part.movedim(1, -1), c) for part in (branch, straight))
         joined = mobius_add(f, r, c) if self.skip == "fr" else mobius_add(r, f, c)
-        return logmap0(project(joined, c), c).movedim(-1, 1).relu()
+        return leave(joined, c).movedim(-1, 1).relu()

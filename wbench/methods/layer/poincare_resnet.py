@@ -101,7 +101,10 @@ class PoincareResNet(Layer):
     )
     bn: Literal["midpoint", "frechet"] = knob("midpoint", doc="Mean that batch norm uses.")
     skip: Literal["fr", "rf"] = knob("fr", doc="Order of the sum: branch first, or input first.")
-    running: bool = knob(True, doc="Evaluate batch norm with running statistics; off: with those of the batch.")
+    running: bool = knob(
+        True,
+        doc="Evaluate batch norm with running statistics, which lag behind in the first hundreds of steps; off: with the batch's.",
+    )
 
     def build(self, task: Task, ctx: Context | None = None) -> nn.Module:
         """Return the network for a task's inputs and as many outputs as the task's own model has.
