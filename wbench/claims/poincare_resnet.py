@@ -75,9 +75,10 @@ def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
     rng = torch.Generator().manual_seed(run.seed)
     if arm.startswith("resnet"):
         images = [torch.randn(64, channels, side, side, generator=rng).requires_grad_() for channels, side in NORMS]
-        means = ("midpoint", "frechet") if arm == "resnet_midpoint" else ()
-        timed = {"norm_seconds": _times(*(_norms(how, images) for how in means))} if means else {}
-        return {**final_metrics(arm, run, runs), **timed}
+        found = dict(final_metrics(arm, run, runs))
+        if arm == "resnet_midpoint":
+            found["norm_seconds"] = _times(_norms("midpoint", images), _norms("frechet", images))
+        return found
     ratios = norm_ratios(DEPTH, WIDTH, CURVATURE, "eye" if arm == "eye" else "hnn", rng)
     cloud = expmap0(torch.randn(256, WIDTH, generator=rng, dtype=torch.float64) * 0.5, CURVATURE)
     close, exact = midpoint(cloud, CURVATURE), frechet_mean(cloud, CURVATURE)
@@ -112,8 +113,8 @@ claim = Claim(
         Check("largest change of the mean norm over 20 layers", ("eye",), "mean", 1e-10, "norm_change", "(ratio - 1)", direction="<="),
         Check("test accuracy, 12 layers, no norm", ("eye",), "mean", 0.85, "accuracy", "(share)"),
         Check("test accuracy over the normal start's", ("eye", "hnn"), "difference", 0.30, "accuracy", "(share)"),
-        Check("ResNet-8: accuracy, midpoint against Fréchet mean", ("resnet_midpoint", "resnet_frechet"), "noninferiority", -0.02, "accuracy", "(share)"),
-        Check("ResNet-8: time of batch norm, Fréchet mean over midpoint", ("resnet_midpoint",), "mean", 3.0, "norm_seconds", "times"),
+        Check("ResNet-8: accuracy, midpoint against Fréchet mean", ("resnet_midpoint", "resnet_frechet"), "noninferiority", -0.02, "accuracy", "(share)", gate=False),
+        Check("ResNet-8: time of batch norm, Fréchet mean over midpoint", ("resnet_midpoint",), "mean", 3.0, "norm_seconds", "times", gate=False),
         Check("ResNet-8: accuracy over the Euclidean one's", ("resnet_midpoint", "resnet_euclidean"), "difference", 0.0, "accuracy", "(share)", gate=False),
         Check("share of the norm that the normal start leaves after 20 layers", ("hnn",), "mean", 1e-3, "norm_left", "", gate=False, direction="<="),
         Check("time of the Fréchet mean alone over the midpoint's", ("eye",), "mean", 3.0, "mean_seconds", "times", gate=False),
@@ -121,7 +122,7 @@ claim = Claim(
     ),
     measure=measure,
     reads="The start is compared in deep networks without batch norm; with it the norms are restored and the start matters little. The control "
-    "is the normal start, so it says nothing on the two means. Three epochs of 1,000 digits say little on accuracy against Euclidean networks, "
+    "is the normal start, which says nothing on the two means, so the comparison of ResNets is reported and does not decide. Three epochs of 1,000 digits say little on accuracy against Euclidean networks, "
     "and nothing on samples out of distribution or under attack, which the paper also claims: these need images larger than 8 x 8. A norm's "
     "time is of a forward and a backward pass at the sizes of this ResNet-8; that of the means alone is forward only.",
 )  # fmt: skip
