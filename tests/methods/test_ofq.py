@@ -44,6 +44,8 @@ def test_contract():
     check_method(OFQ, method=OFQ(cga_steps=3))
     check_method(OFQ, model=vit, batch=images(), method=OFQ(cga_steps=3, cga_qk="entry"))
     check_method(OFQ, model=vit, batch=images(), method=OFQ(weight_quant="lsq", qkr=False, bits=3))
+    check_method(OFQ, model=vit, batch=images(), method=OFQ(cga_steps=3, act_bits=4))
+    check_method(LSQ, model=vit, batch=images(), method=LSQ(act_bits=4))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
@@ -131,12 +133,12 @@ def test_lsq_starts_at_twice_the_mean_over_the_root_of_the_top_code():
 
 
 def test_quantised_inputs_start_at_the_first_batch_and_are_saved():
-    model = LSQ(act_bits=3, layers="blocks.*").prepare(vit())
+    model = LSQ(act_bits=3, layers="blocks.*", act_scale="channel").prepare(vit())
     x = images()[0]
     model(x)
     part = model.blocks[0].mlp.fc2.input_quantizer
     assert bool(part.started) and not part.signed and bool((part.scale > 0).all()) and part.scale.std() > 0
-    twin = LSQ(act_bits=3, layers="blocks.*").prepare(vit())
+    twin = LSQ(act_bits=3, layers="blocks.*", act_scale="channel").prepare(vit())
     twin.load_state_dict(model.state_dict())
     assert torch.equal(model(x), twin(x))
 

@@ -24,11 +24,15 @@ class JointAttention(nn.Module):
         k: Key weight, (D, D).
         product: (heads, D, D), of a baked layer.
         annealing: Whether entries of the product away from a threshold pass no gradient.
+        core: Softmax and sum where they are quantised: `core(queries, keys, values, scale)`.
+        inputs: What products are taken with, from the input; the identity unless quantised.
     """
 
     annealing: Tensor
     heads: int
     width: int
+    core: nn.Module | None
+    inputs: nn.Module
 
     def __init__(self, attention: nn.Module, bits: int | None, boundary_range: float) -> None:
         super().__init__()
@@ -38,6 +42,7 @@ class JointAttention(nn.Module):
         self.heads, self.width = given.heads, self.factors()[0].shape[1]
         self.v, self.o = given.v, given.o
         self.causal, self.bits, self.boundary_range = bool(given.core.causal), bits, boundary_range
+        self.core, self.inputs = None, nn.Identity()
         self.register_buffer("annealing", torch.zeros((), dtype=torch.bool))
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -64,10 +69,14 @@ class JointAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the input's shape; (samples, length, D)."""
         values = self.v(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        queries = torch.einsum("btd,hde->bhte", x, self.products())
-        keys = x.unsqueeze(1).expand(-1, self.heads, -1, -1)
+        given = self.inputs(x)
+        queries = torch.einsum("btd,hde->bhte", given, self.products())
+        keys = given.unsqueeze(1).expand(-1, self.heads, -1, -1)
         scale = float(self.width / self.heads) ** -0.5
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=self.causal, scale=scale)
+        if self.core is not None:
+            mixed = self.core(queries, keys, values, scale)
+        else:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=self.causal, scale=scale)
         return self.o(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     @torch.no_grad()

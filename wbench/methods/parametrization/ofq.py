@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from wbench.errors import FitError
-from wbench.method import Context, Paper, QuantizedLayers, knob, replace_module
-from wbench.method.layerwise import LINEAR
+from wbench.method import Context, Paper, knob, replace_module
 from wbench.methods.parametrization.joint_attention import JointAttention
-from wbench.methods.parametrization.lsq import LearnedWeight, input_quantizer
+from wbench.methods.parametrization.learned_activations import LearnedActivation, LearnedActivations
+from wbench.methods.parametrization.lsq import LearnedWeight
 from wbench.ops.lattice import note_flips, stats_codes, stats_quantize, stats_scale, threshold_distance
 from wbench.recipe import Recipe
 from wbench.splits import Batch
@@ -96,7 +96,7 @@ class StatsWeight(nn.Module):
         return stats_codes(v, stats_scale(v), self.bits)
 
 
-class OFQ(QuantizedLayers):
+class OFQ(LearnedActivations):
     """Quantisation-aware training of transformers without oscillating weights: StatsQ, CGA and QKR, each with a switch.
 
     Usage:
@@ -116,16 +116,8 @@ class OFQ(QuantizedLayers):
     fidelity: ClassVar[Literal["paper", "code", "inferred"]] = "code"
     result: ClassVar[Literal["plain", "rebuilt"]] = "rebuilt"
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.float32, torch.float64)
-    layer_types: ClassVar[tuple[type[nn.Module], ...]] = LINEAR
     picture: ClassVar[str] = "wbench.plots:thresholds"
 
-    layers: str | tuple[str, ...] = knob(
-        ("*", "!*head*"), doc="Globs of quantised layers; the head is left out by default."
-    )
-    bits: int = knob(2, 1, 8, unit="bits", doc="Bits of a weight.")
-    act_bits: int | None = knob(
-        None, 2, 8, unit="bits", doc="Bits of the layers' inputs (LSQ); none: they stay as they are."
-    )
     weight_quant: Literal["statsq", "lsq"] = knob(
         "statsq", doc="Scale of the weights: from their statistics, or learned."
     )
@@ -159,20 +151,28 @@ class OFQ(QuantizedLayers):
     def weight_quantizer(self, weight: Tensor, name: str) -> nn.Module:
         return StatsWeight(self.bits) if self.weight_quant == "statsq" else LearnedWeight(weight, self.bits)
 
-    def input_quantizer(self, layer: nn.Module, name: str) -> nn.Module | None:
-        return input_quantizer(layer, name, self.act_bits)
+    def _quantize_activations(self, model: nn.Module) -> nn.Module:
+        model = super()._quantize_activations(model)
+        for name, layer in model.named_modules():
+            if isinstance(layer, JointAttention) and self.act_bits is not None:
+                self._core(layer, name, layer.width, layer.causal, joint=layer.width)
+                layer.inputs = LearnedActivation(
+                    f"{self.id}: the input of '{name}'", self.act_bits, (layer.width,), self.act_scale
+                )
+                layer.inputs.wbench_owner = self.id  # type: ignore[assignment]
+        return model
 
     def prepare(self, model: nn.Module, ctx: Context | Recipe | None = None) -> nn.Module:
         if self.cga_steps and self.weight_quant != "statsq":
             raise FitError("ofq: cga_steps needs StatsQ's thresholds: weight_quant='statsq', or cga_steps=0")
-        model = super().prepare(self._joined(model), ctx)
+        model = super().prepare(model, ctx)
         for part, latent in self._quantised(model):
             part.add_module("watch", Watch(part.codes(latent.detach())))
         for layer in _joint(model):
             layer.add_module("watch", Watch(self._product_codes(layer)))
         return model
 
-    def _joined(self, model: nn.Module) -> nn.Module:
+    def arranged(self, model: nn.Module) -> nn.Module:
         chosen = self.select(model)
         for name, module in list(model.named_modules()):
             if not self.qkr or not all(f"{name}.{part}" in chosen for part in ("q", "k", "v")):
@@ -247,7 +247,7 @@ class OFQ(QuantizedLayers):
         return super().finish(model, ctx)
 
     def restore(self, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-        model = self._joined(model)
+        model = self.arranged(model)
         for layer in _joint(model):
             layer.bake(torch.zeros(layer.heads, layer.width, layer.width))
             del layer._buffers["annealing"]
