@@ -26,6 +26,9 @@ from wbench.study import Arm
 from wbench.tasks import Digits
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
     from wbench.runs import Run
 
 _RECIPE = Recipe(optimizer="adam", lr=3e-3, batch_size=64, steps=100)
@@ -56,6 +59,22 @@ def _norms(how: str, images: list[Tensor]) -> Callable[[], None]:
             layer(image, CURVATURE).square().sum().backward()
 
     return work
+
+
+def picture(frame: pd.DataFrame) -> go.Figure:
+    """Draw both starts of the first seed side by side: norms over depth, and where activations lie.
+
+    Args:
+        frame: From `ClaimResult.picture_frame`.
+
+    Returns:
+        A figure.
+    """
+    from wbench.plots import ball
+
+    own = frame[(frame["table"] == "method.poincare_resnet") & frame["arm"].isin(["eye", "hnn"])]
+    own = own[own["seed"] == own["seed"].min()].astype({"depth": int, "target": int})
+    return ball(own.assign(run=own["arm"].map({"eye": "identity", "hnn": "normal"})))
 
 
 def measure(arm: str, run: Run, runs: Mapping[str, Run]) -> Measured:
@@ -101,8 +120,8 @@ claim = Claim(
     task=Digits(),
     recipes={"smoke": _RECIPE.replace(steps=6), "cpu": _RECIPE, "gpu": _RECIPE.replace(steps=2000)},
     arms={
-        "eye": Arm((_EYE,), probes=()),
-        "hnn": Arm((_HNN,), probes=()),
+        "eye": Arm((_EYE,), probes=("spectrum",)),
+        "hnn": Arm((_HNN,), probes=("spectrum",)),
         "resnet_midpoint": Arm((_RESNET,), recipe=_EPOCHS, at_smoke={"steps": 2}),
         "resnet_frechet": Arm((_RESNET.replace(bn="frechet"),), recipe=_EPOCHS, at_smoke={"steps": 2}),
         "resnet_euclidean": Arm(task=Digits(architecture="resnet", widths=(4, 8, 16)), recipe=_EPOCHS, at_smoke={"steps": 2}),
@@ -125,4 +144,5 @@ claim = Claim(
     "is the normal start, which says nothing on the two means, so the comparison of ResNets is reported and does not decide. Three epochs of 1,000 digits say little on accuracy against Euclidean networks, "
     "and nothing on samples out of distribution or under attack, which the paper also claims: these need images larger than 8 x 8. A norm's "
     "time is of a forward and a backward pass at the sizes of this ResNet-8; that of the means alone is forward only.",
+    picture="wbench.claims.poincare_resnet:picture",
 )  # fmt: skip
