@@ -83,7 +83,8 @@ def shard_sum(x: Tensor, r: int) -> Tensor:
     Returns:
         (..., r).
     """
-    padded = F.pad(x, (0, -x.shape[-1] % r))
+    missing = -x.shape[-1] % r
+    padded = F.pad(x, (0, missing)) if missing else x  # pad copies even where nothing is missing
     return padded.unflatten(-1, (-1, r)).sum(-2)
 
 
@@ -123,7 +124,7 @@ class BoneLayer(AdaptedLayer):
 
     def full_d(self) -> Tensor:
         """Return D as `miss` uses it, (r, O): that of `mini` is tiled along the output."""
-        return self.d.repeat(1, self.out_features // self.d.shape[1])
+        return self.d.repeat(1, self.out_features // self.d.shape[1]) if self.variant == "mini" else self.d
 
     def forward(self, x: Tensor) -> Tensor:
         if self.variant == "bat":
