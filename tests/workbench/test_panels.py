@@ -1,13 +1,16 @@
 """Panels: whatever is on display, each gives a figure that is right at the cursor, or one sentence that says why there is none."""
 
+import json
 import warnings
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from displays import item, live_of
 
 from wbench import plots
+from wbench.plots._grid import Values, plain
 from wbench.workbench.panels import ALONE, OVERVIEW, Look
 from wbench.workbench.panels.look import at
 from wbench.workbench.panels.other import standing
@@ -64,7 +67,11 @@ def test_every_panel_draws_every_display_or_says_why_not(runs, display, look):
             assert name in EMPTY.get(display, ()) or name in BARE or display in {"diverged", "live", "first rows"}, name
             continue
         layout = drawn.figure.to_plotly_json()["layout"]
-        assert drawn.figure.to_json()
+        with plain(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            values = panel.draw(shown, LOOKS[look]).figure
+        same = go.Figure(values.data, values.layout) if isinstance(values, Values) else values
+        assert json.loads(same.to_json()) == json.loads(drawn.figure.to_json())
         assert not drawn.figure.frames
         assert not layout.get("sliders")
         assert {trace.visible for trace in drawn.figure.data} <= {None, True}

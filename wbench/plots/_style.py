@@ -167,7 +167,8 @@ def layers_of(frame: pd.DataFrame, layer: str | None) -> list[str]:
         if layer not in names:
             raise DataError(f"layer='{layer}' is not in the table.{closest(layer, map(str, names))}")
         return [layer]
-    first = frame.drop_duplicates("layer").set_index("layer")
+    codes, _ = codes_of(frame["layer"])
+    first = frame.take(np.unique(codes, return_index=True)[1]).set_index("layer")
     if {"rows", "cols"} <= set(frame.columns):
         sizes = (first["rows"] * first["cols"]).to_dict()
     elif "shape" in frame.columns:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import ipywidgets as ipw
 
 from wbench.plots import PALETTE
+from wbench.plots._grid import plain
 from wbench.workbench.panels import ALONE, OVERVIEW, Drawn, Panel
 from wbench.workbench.shown import Shown
 from wbench.workbench.toolbar import Toolbar
@@ -99,7 +100,8 @@ class Board:
             self._dirty.discard(panel.id)
             view = self._views[panel.id]
             try:
-                drawn = self.fillers[panel.id]() if panel.id in self.fillers else panel.draw(self.shown, look)
+                with plain():
+                    drawn = self.fillers[panel.id]() if panel.id in self.fillers else panel.draw(self.shown, look)
             except Exception as error:  # a method's own picture is anybody's code: the panel says it and stays usable
                 drawn = Drawn(None, f"This panel cannot be drawn: {type(error).__name__}: {error}")
             if drawn.figure is not None and not panel.legend:

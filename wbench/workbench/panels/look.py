@@ -107,16 +107,19 @@ def at(frame: pd.DataFrame, cursor: int | None) -> tuple[pd.DataFrame, str]:
         frame: With `run` and `step`.
         cursor: The cursor; `None`: the last step.
     """
-    import pandas as pd
+    import numpy as np
 
-    steps = frame.groupby("run", observed=True)["step"]
-    chosen = (
-        steps.max()
-        if cursor is None
-        else steps.apply(lambda own: own[own <= cursor].max() if (own <= cursor).any() else own.min())
-    )
-    rows = frame[frame["step"] == frame["run"].map(chosen).astype(frame["step"].dtype)]
-    found = sorted({int(step) for step in chosen if pd.notna(step)})
+    from wbench.plots._style import codes_of
+
+    codes, names = codes_of(frame["run"])
+    steps = frame["step"].to_numpy()
+    chosen = np.full(len(names), steps.min() if len(steps) else 0)
+    for code in np.unique(codes):
+        own = steps[codes == code]
+        earlier = own if cursor is None else own[own <= cursor]
+        chosen[code] = earlier.max() if len(earlier) else own.min()
+    rows = frame[steps == chosen[codes]]
+    found = sorted({int(step) for step in chosen[np.unique(codes)]})
     said = " and ".join(f"{step:,}" for step in found[:3]) + ("..." if len(found) > 3 else "")
     if cursor is None or found == [cursor]:
         return rows, f"step {said}"

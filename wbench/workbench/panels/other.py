@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wbench.method import registry
+from wbench.plots._grid import plain
 from wbench.workbench.panels.look import Drawn, Look, Panel, at, listed, quietly
 from wbench.workbench.shown import Shown, frame_of, labels
 
@@ -64,7 +65,8 @@ def picture(shown: Sequence[Shown], look: Look) -> Drawn:
                 continue
             module, _, function = cls.picture.partition(":")
             frame = run.probe(table)
-            figure = standing(quietly(getattr(importlib.import_module(module), function), frame), look.cursor)
+            with plain(False):  # frames are put into plotly's figures only
+                figure = standing(quietly(getattr(importlib.import_module(module), function), frame), look.cursor)
             others = [other.name for other in shown if other is not item and name in other.methods]
             more = f" Of {listed(others)}: hide the first to see it." if others else ""
             seed = f", seed {run.seed}" if len(item.runs) > 1 else ""

@@ -72,7 +72,7 @@ def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
 
 
 def _axes(figure: Any) -> list[str]:
-    return [name.replace("axis", "") for name in figure.layout if name.startswith("xaxis")]
+    return sorted(name.replace("axis", "") for name in figure.layout if name.startswith("xaxis"))
 
 
 def _bars(final: Any) -> Any:
@@ -126,10 +126,10 @@ def _layers_alone(figure: Any) -> None:
     # the workbench has one legend of runs for all panels: here only the layers are told, by their dashes
     named: set[str] = set()
     for trace in figure.data:
-        layer = str(trace.name).rsplit(": ", 1)[-1]
-        trace.showlegend = bool(trace.showlegend) and layer not in named
+        layer = str(trace["name"]).rsplit(": ", 1)[-1]
+        trace["showlegend"] = bool(trace["showlegend"]) and layer not in named
         named.add(layer)
-        trace.legendgroup = trace.name = layer
+        trace["legendgroup"] = trace["name"] = layer
 
 
 CURVES = Panel("curves", "Loss and metrics", curves, ("metrics",), moves=True, wide=True)

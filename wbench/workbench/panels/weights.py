@@ -52,7 +52,7 @@ def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
     layer = _layer(frame, look)
     rows, where = at(frame, look.cursor)
     rows = rows if layer is None else rows[rows["layer"] == layer]
-    ranks = rows.drop_duplicates(["run", "layer"])["stable_rank"]
+    ranks = rows["stable_rank"]
     if look.over == "steps":
         figure = quietly(plots.spectrum_steps, frame, layer=layer, cursor=look.cursor, columns=look.columns)
     else:

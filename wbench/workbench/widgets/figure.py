@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbench.plots._grid import Values
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -25,7 +27,7 @@ FEW = 8  # so short an array is a list: plotly.js refuses a typed one for a rang
 LOSS = 1e-4  # of the values' span; so much float32 may move a point
 
 
-def as_json(figure: go.Figure) -> str:
+def as_json(figure: go.Figure | Values) -> str:
     """Return a figure as plotly's JSON: arrays typed and in base64, real numbers as float32, no template.
 
     Args:
@@ -34,8 +36,11 @@ def as_json(figure: go.Figure) -> str:
     from plotly.utils import PlotlyJSONEncoder
 
     # part by part: as a whole it would come with float64 packed already; the page's theme takes the template's place
-    layout = {key: value for key, value in figure.layout.to_plotly_json().items() if key != "template"}
-    spec: dict[str, Any] = {"data": [trace.to_plotly_json() for trace in figure.data], "layout": layout}
+    if isinstance(figure, Values):
+        data, layout = figure.data, figure.layout
+    else:
+        data, layout = [trace.to_plotly_json() for trace in figure.data], figure.layout.to_plotly_json()
+    spec: dict[str, Any] = {"data": data, "layout": {key: value for key, value in layout.items() if key != "template"}}
     if figure.frames:
         spec["frames"] = [frame.to_plotly_json() for frame in figure.frames]
     return json.dumps(_packed(spec), default=PlotlyJSONEncoder().default, separators=(",", ":"), allow_nan=False)

@@ -28,14 +28,25 @@ function copyBySelection(text) {
   return done;
 }
 
+// One search for all: the page is large, and this runs whenever a slider has drawn itself anew.
 function nameSliders(names) {
-  for (const [name, { label, valuetext }] of Object.entries(names)) {
-    document.querySelectorAll(`.${CSS.escape(name)} .noUi-handle`).forEach((handle, place) => {
-      write(handle, "aria-label", label);
-      for (const [attribute, value] of Object.entries(OWN_KEYS)) write(handle, attribute, value);
-      write(handle, "aria-valuetext", [].concat(valuetext)[place]);
-    });
+  for (const handle of document.querySelectorAll(".noUi-handle")) {
+    const named = namedAround(handle, names);
+    if (!named) continue;
+    const { label, valuetext } = names[named.name];
+    const place = [...named.node.querySelectorAll(".noUi-handle")].indexOf(handle);
+    write(handle, "aria-label", label);
+    for (const [attribute, value] of Object.entries(OWN_KEYS)) write(handle, attribute, value);
+    write(handle, "aria-valuetext", [].concat(valuetext)[place]);
   }
+}
+
+function namedAround(handle, names) {
+  for (let node = handle.parentElement; node; node = node.parentElement) {
+    const name = [...node.classList].find((one) => Object.hasOwn(names, one));
+    if (name) return { node, name };
+  }
+  return undefined;
 }
 
 function write(handle, attribute, text) {
@@ -66,8 +77,8 @@ export default {
       look(); // it is on the page only now
     });
     sizes.observe(root);
-    // the slider writes its own text at each move and each new drawing
-    const sliders = new MutationObserver(name);
+    // the slider writes its own text at each move and each new drawing; pictures change thousands of nodes, and hold no slider
+    const sliders = new MutationObserver((changes) => changes.some(({ target }) => !(target instanceof SVGElement)) && name());
     sliders.observe(document.body, { subtree: true, childList: true, attributeFilter: ["aria-valuetext"] });
     model.on("change:names", name);
     model.on("change:busy", showBusy);

@@ -105,7 +105,10 @@ export function recoloured(figure, theme, paper = "rgba(0,0,0,0)") {
   walk(figure.data, theme, true);
   walk(figure.frames ?? [], theme, true);
   walk(figure.layout, theme, false);
-  const axis = { gridcolor: page.grid, linecolor: page.axis, tickcolor: page.axis, zerolinecolor: page.axis, zeroline: false };
+  const axis = {
+    gridcolor: page.grid, linecolor: page.axis, tickcolor: page.axis, zerolinecolor: page.axis, zeroline: false,
+    ticklabeloverflow: "allow", // else every label is measured to hide one that leaves the figure: a fifth of the time of a drawing
+  };
   const box = { bgcolor: page.raised, bordercolor: page.axis };
   const scene = { xaxis: { ...axis }, yaxis: { ...axis }, zaxis: { ...axis } };
   figure.layout = {
