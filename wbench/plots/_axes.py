@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_POINTS = 1000
+MAX_POINTS, LEAST_POINTS, PANEL_POINTS = 1000, 200, 4000
 
 
 def decimate(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +35,15 @@ def decimate(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.
             keep.append(begins + (extreme(filled, axis=1) if filled.size else 0))
     index = np.unique(np.concatenate(keep))
     return x[index], y[index]
+
+
+def points_each(lines: int) -> int:
+    """Return how many points each line of a panel may have: 1,000, fewer where more than four share it, and 200 at least.
+
+    Args:
+        lines: Lines in the panel.
+    """
+    return min(MAX_POINTS, max(LEAST_POINTS, PANEL_POINTS // max(1, lines)))
 
 
 def log_axis(values: Any) -> dict[str, Any]:

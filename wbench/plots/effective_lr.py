@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+MANY = 150  # records, beyond which they are not marked one by one: each mark is a shape that a browser keeps
+
 
 def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     """Draw how far a step moves each weight, relative to it, and the effective rate where a norm follows.
@@ -49,6 +51,7 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     if shown["effective_lr"].notna().any():
         rows["effective_lr"] = "effective learning rate, where a norm follows"
     parts = parts_of(shown, layers, runs, ("step", *rows))
+    mode = "lines+markers" if len(shown) <= MANY else "lines"
     grid, traces = Grid(list(rows.values()), columns=1), []
     for run, number in runs.items():
         for order, name in enumerate(layers):
@@ -61,7 +64,7 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
                 if len(values):
                     x, y = decimate(values["step"].to_numpy(), values[column].to_numpy())
                     trace = line(
-                        x=x, y=y.astype("float32"), mode="lines+markers", marker={**marker_of(colour), "size": 4}, line=style,
+                        x=x, y=y.astype("float32"), mode=mode, marker={**marker_of(colour), "size": 4}, line=style,
                         name=label, legendgroup=label, showlegend=place == 0, hovertemplate="step %{x}: %{y:.3g}", **axes_of(place),
                     )  # fmt: skip
                     traces.append(trace)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wbench.errors import DataError
-from wbench.plots._axes import decimate
+from wbench.plots._axes import decimate, points_each
 from wbench.plots._grid import Grid, line
 from wbench.plots._style import (
     MAX_PANELS,
@@ -57,7 +57,8 @@ def metrics(
 ) -> go.Figure:
     """Draw metrics over steps, a panel a metric and split; several seeds of a run become their mean with a 95 % interval.
 
-    The interval is Student's t over the seeds; the axes follow the seeds' own values, so that a wide interval of few seeds is
+    Lines have at most 1,000 points, fewer where more than four share a panel; the extremes of each stretch are kept. The interval is
+    Student's t over the seeds; the axes follow the seeds' own values, so that a wide interval of few seeds is
     cut off rather than hiding the lines.
 
     Args:
@@ -85,10 +86,11 @@ def metrics(
         return empty("metrics")
     shown, runs = wanted[:MAX_PANELS], runs_of(frame)
     grid, traces = Grid(shown, columns=columns), []
+    limit = points_each(len(runs) * (table.seeds if seeds == "lines" else 1))
     for run, index in runs.items():
         named = False
         for place, what in enumerate(shown):
-            for drawn in _lines(table.series(what, run), run, index, smooth, seeds, x):
+            for drawn in _lines(table.series(what, run), run, index, smooth, seeds, x, limit):
                 drawn["showlegend"] = drawn["showlegend"] and not named
                 named = named or drawn["showlegend"]
                 traces.append({**drawn, **axes_of(place)})
@@ -154,7 +156,7 @@ class _Table:
 
 
 def _lines(
-    series: list[tuple[np.ndarray, np.ndarray]], run: str, index: int, smooth: float, seeds: str, x: str
+    series: list[tuple[np.ndarray, np.ndarray]], run: str, index: int, smooth: float, seeds: str, x: str, limit: int
 ) -> list[dict[str, Any]]:
     # of one run in one panel: raw lines below, then the band, then the line that has the name
     if not series:
@@ -163,7 +165,7 @@ def _lines(
     def drawn(
         places: np.ndarray, values: np.ndarray, name: str, style: dict[str, object], shown: bool = True
     ) -> dict[str, Any]:
-        points, heights = decimate(places, values)
+        points, heights = decimate(places, values, limit)
         how = f"<br>moving average, weight {smooth:g}" if smooth and shown else ""
         return line(
             x=points, y=heights.astype("float32"), mode="lines" if len(points) > 2 else "lines+markers", legendgroup=run,
@@ -181,7 +183,7 @@ def _lines(
     if len(series) == 1:
         return [*raw, drawn(*series[0], name, style)]
     places, mean, deviation, number = _moments(series)
-    band = _band(places, mean, deviation, number, colour_of(index, 0.18), run)
+    band = _band(places, mean, deviation, number, colour_of(index, 0.18), run, limit)
     return [band, drawn(places, mean, name + count, style)]
 
 
@@ -199,15 +201,15 @@ def _moments(series: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 
 def _band(
-    places: np.ndarray, mean: np.ndarray, deviation: np.ndarray, number: np.ndarray, colour: str, run: str
+    places: np.ndarray, mean: np.ndarray, deviation: np.ndarray, number: np.ndarray, colour: str, run: str, limit: int
 ) -> dict[str, Any]:
     from scipy import stats
 
     several = number > 1
     places, mean, count = places[several], mean[several], number[several].astype(float)
     reach = deviation[several] / np.sqrt(count) * stats.t.ppf(0.975, count - 1)
-    below, low = decimate(places, mean - reach)
-    above, high = decimate(places, mean + reach)
+    below, low = decimate(places, mean - reach, limit)
+    above, high = decimate(places, mean + reach, limit)
     return line(
         x=np.concatenate([below, above[::-1]]), y=np.concatenate([low, high[::-1]]).astype("float32"), mode="lines",
         fill="toself", fillcolor=colour, line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=run,

@@ -220,6 +220,9 @@ def _having(runs: Iterable[Readable], table: str, first: bool) -> Iterator[Reada
                 return
 
 
+NAMES = ("phase", "split", "name")  # columns of the metrics
+
+
 # a cursor that moves asks for the same again; runs in the making grow
 @functools.lru_cache(maxsize=6)
 def _joined(chosen: tuple[tuple[str, int, tuple[Readable, ...]], ...], table: str) -> pd.DataFrame:
@@ -232,4 +235,5 @@ def _joined(chosen: tuple[tuple[str, int, tuple[Readable, ...]], ...], table: st
     known = {colour: name for name, colour, _ in chosen}
     places = [known.get(place, f"\0{place}") for place in range(max(known) + 1)]
     joined["run"] = pd.Categorical(joined["run"], categories=places)
-    return joined
+    # names as numbers: a long table is cut up by them again and again
+    return joined.astype(dict.fromkeys(NAMES, "category")) if table == "metrics" else joined

@@ -38,6 +38,7 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     during = frame[(frame["phase"] != END) & ~frame["run"].isin(without)]
     if during.empty:  # nothing was trained in steps: the results themselves
         final = ended.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
+        final = final.astype({"split": str, "name": str})
         final = final.sort_values("split", key=lambda splits: splits.map(SPLITS.index), kind="stable")
         said = [f"{run}: {split} {name} {value:.4g}" for run, split, name, value in final.to_numpy()]
         return Drawn(_bars(final), f"Nothing is trained in steps here. {listed(said, 6)}.", final)
@@ -45,7 +46,7 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     sizes = {known[item.key]: item.batch_size for item in shown}
     if look.x == "samples":
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
-    present = (during["split"] + " " + during["name"]).unique().tolist()
+    present = _measured(during)
     names = next(filter(None, (tuple(n for n in wanted if n in present) for wanted in (look.metrics, USUAL, present))))
     figure = quietly(
         plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
@@ -53,6 +54,17 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     figure.update_layout(meta={"step_axes": _axes(figure) if look.x == "step" else []})
     more = f" Without steps, and not drawn: {listed(without)}." if without else ""
     return Drawn(figure, _said(during, names[0], look, shown) + more, during)
+
+
+def _measured(frame: Any) -> list[str]:
+    # "split name", in the order of their first records
+    import numpy as np
+
+    from wbench.plots._style import codes_of
+
+    (splits, split_names), (names, known) = codes_of(frame["split"]), codes_of(frame["name"])
+    found, first = np.unique(splits.astype(int) * len(known) + names, return_index=True)
+    return [f"{split_names[code // len(known)]} {known[code % len(known)]}" for code in found[np.argsort(first)]]
 
 
 def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
