@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import ctypes
 import html
 import tempfile
 import warnings
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 
 SHEET = "one page of the run"
 SCALE = 2.0  # pixels of a picture for a pixel on screen
+
+
+def _give_back() -> None:
+    # pictures of megabytes pass through the kernel after each run; glibc would keep the room that those of the last one took
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class Still:
@@ -41,6 +49,7 @@ class Still:
         """
         if self._handle is None:
             return
+        _give_back()
         self._said = bench.board.shown[0].name if bench.board.shown else ""
         self._images = {SHEET: (sheet_of(bench), "Loss, weights, spectrum and relative updates.")}
         for title, drawn, view in bench.board.drawn():
