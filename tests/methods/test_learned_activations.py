@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_vit import draw, images, vit
 
 import wbench as wb
 from wbench.errors import FitError
@@ -9,7 +10,7 @@ from wbench.method import Context
 from wbench.methods import LSQ, OFQ
 from wbench.methods.parametrization.joint_attention import JointAttention
 from wbench.methods.parametrization.learned_activations import LearnedActivation, QuantizedCore
-from wbench.models import Attention, ViT
+from wbench.models import Attention
 from wbench.splits import Splits, TensorSplit
 from wbench.tasks import Digits
 
@@ -22,18 +23,9 @@ KINDS = {
 }
 
 
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def vit():
-    torch.manual_seed(0)
-    return ViT(1, 8, 10, patch_size=2, depth=2, width=16, heads=2)
-
-
 def given():
-    x = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Context(splits=Splits(train=TensorSplit(x, torch.arange(64) % 10))), x
+    x, y = images(64)
+    return Context(splits=Splits(train=TensorSplit(x, y))), x
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -71,7 +63,7 @@ def test_a_head_and_token_a_channel_or_all_can_share_a_step_size():
         part(x)
         part(x)
         shapes[name] = tuple(part.scale.shape)
-        alone = 2 * x.abs() / 1
+        alone = 2 * x.abs()  # over the root of 1, the highest code
         wanted = {
             "head and token": alone.mean((0, 3)),
             "channel": alone.mean((0, 2)),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small_vit import draw, images, vit
 from torch import nn
 
 import wbench as wb
@@ -11,7 +12,7 @@ from wbench.errors import FitError, KnobError
 from wbench.method import Context
 from wbench.methods import LSQ, OFQ
 from wbench.methods.parametrization.joint_attention import JointAttention
-from wbench.models import Attention, ViT
+from wbench.models import Attention
 from wbench.ops.lattice import (
     learned_quantize,
     learned_start,
@@ -24,19 +25,6 @@ from wbench.ops.lattice import (
 from wbench.testing import check_method
 
 F64 = torch.float64
-
-
-def draw(*shape, seed=0, dtype=F64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def vit():
-    torch.manual_seed(0)
-    return ViT(1, 8, 10, patch_size=2, depth=2, width=16, heads=2)
-
-
-def images(count=32):
-    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(count) % 10
 
 
 def test_contract():

@@ -141,8 +141,9 @@ claim = Claim(
     ),
     measure=measure,
     reads="The start is compared in deep networks without batch norm; with it the norms are restored and the start matters little. The control "
-    "is the normal start, which says nothing on the two means, so the comparison of ResNets is reported and does not decide. Three epochs of 1,000 digits say little on accuracy against Euclidean networks, "
-    "and nothing on samples out of distribution or under attack, which the paper also claims: these need images larger than 8 x 8. A norm's "
+    "is the normal start, which says nothing on the two means, so the comparison of ResNets is reported and does not decide. "
+    "Three epochs of 1,000 digits say little on accuracy against Euclidean networks, and nothing on samples out of distribution or under "
+    "attack, which the paper also claims: these need images larger than 8 x 8. A norm's "
     "time is of a forward and a backward pass at the sizes of this ResNet-8; that of the means alone is forward only.",
     picture="wbench.claims.poincare_resnet:picture",
 )  # fmt: skip

@@ -222,11 +222,23 @@ def fully_connected(x: Tensor, z: Tensor, r: Tensor, c: Curve) -> Tensor:
     Returns:
         Points, (..., m).
     """
-    root, scale, columns = c**0.5, conformal(x, c), length(z, 0)[0]
-    turn = 2 * root * r
-    v = torch.asinh(root * scale * (x @ z) / columns * torch.cosh(turn) - (scale - 1) * torch.sinh(turn))
-    w = torch.sinh(2 * columns * v) / root
+    root, scale = c**0.5, conformal(x, c)
+    w = hyperplanes(x @ z, root * scale, scale, length(z, 0)[0], 2 * root * r) / root
     return w / (1 + (1 + c * _inner(w, w)).sqrt())
+
+
+def hyperplanes(product: Tensor, factor: Tensor, scale: Tensor, columns: Tensor, turn: Tensor) -> Tensor:
+    """Return sqrt(c) w of a fully connected map: hyperbolic sines of signed distances to hyperplanes. All broadcast.
+
+    Args:
+        product: Of a vector along x with each column of Z.
+        factor: What makes sqrt(c) lambda_x <x, z_k> of the product.
+        scale: lambda_x.
+        columns: Lengths of Z's columns.
+        turn: 2 sqrt(c) r.
+    """
+    v = torch.asinh(torch.cosh(turn) / columns * product * factor - (scale - 1) * torch.sinh(turn))
+    return torch.sinh(2 * columns * v)
 
 
 def midpoint(x: Tensor, c: Curve, weights: Tensor | None = None) -> Tensor:

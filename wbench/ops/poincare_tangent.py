@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from wbench.ops.poincare import MARGIN, TINY, Curve, gyration, length, mobius_add
+from wbench.ops.poincare import MARGIN, TINY, Curve, gyration, hyperplanes, length, mobius_add
 
 
 def connected(product: Tensor, square: Tensor, z: Tensor, r: Tensor, c: Curve, axis: int = -1) -> Tensor:
@@ -30,14 +30,12 @@ def connected(product: Tensor, square: Tensor, z: Tensor, r: Tensor, c: Curve, a
     """
     along = [1] * product.ndim
     along[axis] = -1
-    root, columns = c**0.5, length(z, 0)[0]
+    root = c**0.5
     size = square.clamp_min(TINY**2).sqrt()
     radius = torch.tanh(root * size).clamp_max(1.0 - MARGIN[product.dtype])  # sqrt(c) |x|
     scale = 2.0 / (1.0 - radius.square())
-    turn = 2 * root * r
-    tilted = (torch.cosh(turn) / columns).view(along) * product * (scale * radius / size)
-    v = torch.asinh(tilted - (scale - 1) * torch.sinh(turn).view(along))
-    w = torch.sinh((2 * columns).view(along) * v)  # times sqrt(c)
+    columns, turn = length(z, 0)[0].view(along), (2 * root * r).view(along)
+    w = hyperplanes(product, scale * radius / size, scale, columns, turn)
     reach = length(w, axis)
     most = math.atanh(1.0 - MARGIN[product.dtype])
     return w * ((torch.asinh(reach) / 2).clamp_max(most) / (root * reach))

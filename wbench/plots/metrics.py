@@ -105,11 +105,25 @@ def metrics(
     return grid.figure(traces, height=110 + 290 * grid.rows, title=more, legend=with_legend)
 
 
+def whats_of(frame: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """Return what each row of metrics measures.
+
+    Args:
+        frame: Columns split, name.
+
+    Returns:
+        A number a row, and the `split name` of each number, in the order of their first rows.
+    """
+    import pandas as pd
+
+    (splits, split_names), (names, known) = codes_of(frame["split"]), codes_of(frame["name"])
+    what, order = pd.factorize(splits.astype(np.int64) * len(known) + names)
+    return what, [f"{split_names[code // len(known)]} {known[code % len(known)]}" for code in order]
+
+
 class _Table:
     # the table as numbers: names as codes, so that a part of it is found without comparing text
     def __init__(self, frame: pd.DataFrame, x: str) -> None:
-        import pandas as pd
-
         finite = np.isfinite(frame["value"].to_numpy(float))
         frame = frame if finite.all() else frame[finite]
         self.values, self._steps, self._x = (
@@ -117,10 +131,7 @@ class _Table:
             frame["step"].to_numpy(),
             frame[x].to_numpy(),
         )
-        splits, split_names = codes_of(frame["split"])
-        names, known = codes_of(frame["name"])
-        self._what, order = pd.factorize(splits.astype(np.int64) * len(known) + names)
-        self.whats = [f"{split_names[code // len(known)]} {known[code % len(known)]}" for code in order]
+        self._what, self.whats = whats_of(frame)
         self._runs: list[str] = []
         self._run: np.ndarray | None = None
         if "run" in frame.columns:

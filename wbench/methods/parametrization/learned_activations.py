@@ -183,12 +183,14 @@ class LearnedActivations(QuantizedLayers):
             for name, module in list(model.named_modules()):
                 core, parts = getattr(module, "core", None), [f"{name}.{part}" for part in ("q", "k", "v")]
                 if hasattr(core, "causal") and hasattr(module, "heads") and all(part in chosen for part in parts):
-                    self._core(module, name, int(module.v.weight.shape[0]), bool(core.causal))  # type: ignore[union-attr,arg-type]
+                    self._core(module, name, self.act_bits, int(module.v.weight.shape[0]), bool(core.causal))  # type: ignore[union-attr,arg-type]
         return super()._quantize_activations(model)
 
-    def _core(self, module: nn.Module, name: str, values: int, causal: bool, joint: int | None = None) -> None:
+    def _core(
+        self, module: nn.Module, name: str, bits: int, values: int, causal: bool, joint: int | None = None
+    ) -> None:
         heads, who = int(module.heads), f"{self.id}: {name}"  # type: ignore[arg-type]
-        core = QuantizedCore(who, self.act_bits or 8, self.act_scale, heads, values // heads, causal, joint)
+        core = QuantizedCore(who, bits, self.act_scale, heads, values // heads, causal, joint)
         for part in core.modules():
             if isinstance(part, LearnedActivation):
                 part.wbench_owner = self.id  # type: ignore[assignment]

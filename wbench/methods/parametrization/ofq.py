@@ -155,7 +155,7 @@ class OFQ(LearnedActivations):
         model = super()._quantize_activations(model)
         for name, layer in model.named_modules():
             if isinstance(layer, JointAttention) and self.act_bits is not None:
-                self._core(layer, name, layer.width, layer.causal, joint=layer.width)
+                self._core(layer, name, self.act_bits, layer.width, layer.causal, joint=layer.width)
                 layer.inputs = LearnedActivation(
                     f"{self.id}: the input of '{name}'", self.act_bits, (layer.width,), self.act_scale
                 )

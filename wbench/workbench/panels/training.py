@@ -25,6 +25,7 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
         The picture, or why there is none.
     """
     from wbench import plots
+    from wbench.plots.metrics import whats_of
 
     frame = frame_of(shown, "metrics")
     if frame.empty:
@@ -46,7 +47,7 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     sizes = {known[item.key]: item.batch_size for item in shown}
     if look.x == "samples":
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
-    present = _measured(during)
+    _, present = whats_of(during)
     names = next(filter(None, (tuple(n for n in wanted if n in present) for wanted in (look.metrics, USUAL, present))))
     figure = quietly(
         plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
@@ -54,17 +55,6 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     figure.update_layout(meta={"step_axes": _axes(figure) if look.x == "step" else []})
     more = f" Without steps, and not drawn: {listed(without)}." if without else ""
     return Drawn(figure, _said(during, names[0], look, shown) + more, during)
-
-
-def _measured(frame: Any) -> list[str]:
-    # "split name", in the order of their first records
-    import numpy as np
-
-    from wbench.plots._style import codes_of
-
-    (splits, split_names), (names, known) = codes_of(frame["split"]), codes_of(frame["name"])
-    found, first = np.unique(splits.astype(int) * len(known) + names, return_index=True)
-    return [f"{split_names[code // len(known)]} {known[code % len(known)]}" for code in found[np.argsort(first)]]
 
 
 def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
