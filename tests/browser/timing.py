@@ -11,8 +11,12 @@ from lab import ROOT
 FILE = ROOT / "benchmarks" / "results" / "workbench.json"
 
 WATCH = """
-() => { window.wbenchTime = async ({ event, selector, done, seconds }) => {
-  // from the event on an element that matches, until an expression is true: frame by frame, in milliseconds
+() => { window.wbenchDraws = (graphs) => {
+  // from now on until each of these graphs has been drawn
+  window.wbenchDrawn = Promise.all(graphs.map((graph) => new Promise((resolve) => graph.once('plotly_afterplot', resolve))));
+}; window.wbenchTime = async ({ event, selector, done, seconds, drawn }) => {
+  // from the event on an element that matches, until what was awaited is drawn and an expression is true, in milliseconds;
+  // looked at in each frame only after the drawing, as a page that is asked in each frame has to make one
   const ready = new Function(`return ${done}`);
   const begun = new Promise((resolve) => {
     const heard = (e) => {
@@ -23,6 +27,7 @@ WATCH = """
     document.addEventListener(event, heard, true);
   });
   const begin = await begun;
+  if (drawn) await Promise.race([window.wbenchDrawn, new Promise((resolve) => setTimeout(resolve, seconds * 1000))]);
   return await new Promise((resolve, reject) => {
     const look = () => {
       let found = false;
@@ -37,11 +42,13 @@ WATCH = """
 """
 
 
-def timed(page, act, *, event, selector, done, seconds=30):
-    """Return the milliseconds from an event that `act` causes until JavaScript is true."""
+def timed(page, act, *, event, selector, done, seconds=30, graphs=""):
+    """Return the milliseconds from an event that `act` causes until JavaScript is true and all `graphs` have been drawn anew."""
+    if graphs:
+        page.evaluate(f"window.wbenchDraws({graphs})")
     handle = page.evaluate_handle(
         "given => ({ promise: window.wbenchTime(given) })",
-        {"event": event, "selector": selector, "done": done, "seconds": seconds},
+        {"event": event, "selector": selector, "done": done, "seconds": seconds, "drawn": bool(graphs)},
     )
     act()
     return float(page.evaluate("async handle => await handle.promise", handle))

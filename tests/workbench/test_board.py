@@ -112,6 +112,7 @@ def test_names_are_text_in_the_legend(runs):
     evil.name = "<img src=x onerror='alert(1)'>"
     board.show([evil, item(runs, "galore", 1)])
     assert "<img" not in board.legend.value
+    board.draw()
     assert "galore (n = 2)" in board.legend.value
     swatches = re.findall(r"--light: (#\w+); --dark: #\w+; border-top-style: (\w+)'", board.legend.value)
     assert swatches == [(plots.PALETTE[1], "dashed"), (plots.PALETTE[1], "solid")]

@@ -43,6 +43,21 @@ def at_step(frame: pd.DataFrame, step: int) -> pd.DataFrame:
     return frame[steps == (earlier.max() if len(earlier) else steps.min())]
 
 
+def rows_at(part: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
+    """Return what `at_step` does, of columns as arrays.
+
+    Args:
+        part: Column to values.
+        step: From `steps_of`.
+    """
+    steps = part.get("step")
+    if steps is None or not len(steps):
+        return part
+    earlier = steps[steps <= step]
+    rows = steps == (earlier.max() if len(earlier) else steps.min())
+    return {name: values[rows] for name, values in part.items()}
+
+
 def with_steps(figure: go.Figure, steps: Sequence[int], traces_at: Callable[[int], list[Any]]) -> go.Figure:
     """Draw a figure's last state and add a slider over steps (frames inside the figure).
 

@@ -167,15 +167,16 @@ def layers_of(frame: pd.DataFrame, layer: str | None) -> list[str]:
         if layer not in names:
             raise DataError(f"layer='{layer}' is not in the table.{closest(layer, map(str, names))}")
         return [layer]
-    codes, _ = codes_of(frame["layer"])
-    first = frame.take(np.unique(codes, return_index=True)[1]).set_index("layer")
+    codes, known = codes_of(frame["layer"])
+    present, first = np.unique(codes, return_index=True)
     if {"rows", "cols"} <= set(frame.columns):
-        sizes = (first["rows"] * first["cols"]).to_dict()
+        of = (frame["rows"].to_numpy()[first] * frame["cols"].to_numpy()[first]).tolist()
     elif "shape" in frame.columns:
-        sizes = {name: math.prod(map(int, shape.split(" x "))) for name, shape in first["shape"].items()}
+        of = [math.prod(map(int, shape.split(" x "))) for shape in frame["shape"].to_numpy()[first]]
     else:
-        sizes = {}
-    largest = set(sorted(names, key=lambda name: -sizes.get(name, 0))[:MAX_PANELS])
+        of = [0] * len(first)
+    sizes = {known[code]: size for code, size in zip(present, of, strict=True)}
+    largest = set(sorted(names, key=lambda name: -sizes[str(name)])[:MAX_PANELS])
     return [name for name in names if name in largest]
 
 
@@ -228,8 +229,8 @@ def of_run(frame: pd.DataFrame, run: str) -> pd.DataFrame:
 
 def parts_of(
     frame: pd.DataFrame, layers: Iterable[str], runs: Iterable[str], columns: Sequence[str]
-) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the rows of each layer and run, in one pass over the table.
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """Return the rows of each layer and run as arrays, in one pass over the table: many small tables would cost more than the figure.
 
     Args:
         frame: With a `layer` column, and `run` where there are several.
@@ -238,17 +239,17 @@ def parts_of(
         columns: Which are needed; those that the table lacks are left out.
 
     Returns:
-        (layer, run) to rows.
+        (layer, run) to column to values.
     """
     layer_codes, layer_names = codes_of(frame["layer"])
     run_codes, run_names = codes_of(frame["run"]) if "run" in frame.columns else (None, [])
-    numbers = frame[[name for name in columns if name in frame.columns]]
+    numbers = {name: frame[name].to_numpy() for name in columns if name in frame.columns}
     found = {}
     for layer in layers:
         of_layer = layer_codes == layer_names.index(layer)
         for run in runs:
             rows = of_layer if run_codes is None else of_layer & (run_codes == run_names.index(run))
-            found[layer, run] = numbers.take(np.flatnonzero(rows))
+            found[layer, run] = {name: values[rows] for name, values in numbers.items()}
     return found
 
 

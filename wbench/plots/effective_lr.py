@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wbench.plots._axes import decimate, log_axis
 from wbench.plots._grid import Grid, line
 from wbench.plots._style import (
@@ -46,23 +48,28 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     if frame.empty:
         return empty("effective_lr")
     layers, runs = layers_of(frame, layer), runs_of(frame)
-    shown = frame[frame["layer"].isin(layers)]
-    rows = {"relative_update": "relative update: |step| / |weight|"}
-    if shown["effective_lr"].notna().any():
-        rows["effective_lr"] = "effective learning rate, where a norm follows"
-    parts = parts_of(shown, layers, runs, ("step", *rows))
-    mode = "lines+markers" if len(shown) <= MANY else "lines"
+    rows = {
+        "relative_update": "relative update: |step| / |weight|",
+        "effective_lr": "effective learning rate, where a norm follows",
+    }
+    parts = parts_of(frame, layers, runs, ("step", *rows))
+    drawn = {column: np.concatenate([part[column] for part in parts.values()]) for column in rows}
+    if np.isnan(drawn["effective_lr"]).all():
+        del rows["effective_lr"]
+    mode = "lines+markers" if len(drawn["relative_update"]) <= MANY else "lines"
     grid, traces = Grid(list(rows.values()), columns=1), []
     for run, number in runs.items():
         for order, name in enumerate(layers):
-            part = parts[name, run].sort_values("step")
+            part = parts[name, run]
+            by_step = np.argsort(part["step"], kind="stable")
             colour, dash = (number, order) if len(runs) > 1 else (order, 0)
             style = {"color": colour_of(colour), "dash": DASHES[dash % len(DASHES)], "width": 2}
             label = text(f"{run}: {name}" if run else name)
             for place, column in enumerate(rows):
-                values = part[part[column] > 0]
-                if len(values):
-                    x, y = decimate(values["step"].to_numpy(), values[column].to_numpy())
+                values = part[column][by_step]
+                positive = values > 0
+                if positive.any():
+                    x, y = decimate(part["step"][by_step][positive], values[positive])
                     trace = line(
                         x=x, y=y.astype("float32"), mode=mode, marker={**marker_of(colour), "size": 4}, line=style,
                         name=label, legendgroup=label, showlegend=place == 0, hovertemplate="step %{x}: %{y:.3g}", **axes_of(place),
@@ -71,5 +78,5 @@ def effective_lr(frame: pd.DataFrame, *, layer: str | None = None) -> go.Figure:
     titles = ("share of |weight|", "effective learning rate")
     for place, (column, title) in enumerate(zip(rows, titles, strict=False)):
         grid.axis("x", place, "step" if place == len(rows) - 1 else "")
-        grid.axis("y", place, title, **log_axis(shown[column][shown[column] > 0]))
+        grid.axis("y", place, title, **log_axis(drawn[column][drawn[column] > 0]))
     return grid.figure(traces, height=110 + 290 * len(rows), title=omitted(frame, layers, layer))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wbench.plots._grid import Grid, line
-from wbench.plots._steps import at_step, steps_of, with_steps
+from wbench.plots._steps import rows_at, steps_of, with_steps
 from wbench.plots._style import (
     axes_of,
     colour_of,
@@ -24,6 +25,8 @@ from wbench.plots._style import (
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    Columns = pd.DataFrame | dict[str, np.ndarray]
 
 
 def rebin(left: np.ndarray, right: np.ndarray, count: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -75,7 +78,7 @@ def histogram(
         traces = []
         for place, name in enumerate(layers):
             for run, index in runs.items():
-                density = density_on(at_step(parts[name, run], step), edges[name])
+                density = density_on(rows_at(parts[name, run], step), edges[name])
                 low[name] = min(low[name], float(density[density > 0].min(initial=np.inf)))
                 high[name] = max(high[name], float(density.max()))
                 traces.append(line(
@@ -107,7 +110,7 @@ def histogram(
     return with_steps(figure, steps, states.__getitem__)
 
 
-def common_edges(parts: list[pd.DataFrame], bins: int) -> np.ndarray:
+def common_edges(parts: Sequence[Columns], bins: int) -> np.ndarray:
     """Return bin edges that cover several tables of bins.
 
     Args:
@@ -117,12 +120,12 @@ def common_edges(parts: list[pd.DataFrame], bins: int) -> np.ndarray:
     Returns:
         (bins + 1,).
     """
-    low = min(float(part["bin_left"].min()) for part in parts if len(part))
-    high = max(float(part["bin_right"].max()) for part in parts if len(part))
+    low = min(float(part["bin_left"].min()) for part in parts if len(part["bin_left"]))
+    high = max(float(part["bin_right"].max()) for part in parts if len(part["bin_right"]))
     return np.linspace(low, high, bins + 1)
 
 
-def density_on(part: pd.DataFrame, edges: np.ndarray) -> np.ndarray:
+def density_on(part: Columns, edges: np.ndarray) -> np.ndarray:
     """Return the density of one recorded histogram on other bins.
 
     Args:
@@ -132,8 +135,8 @@ def density_on(part: pd.DataFrame, edges: np.ndarray) -> np.ndarray:
     Returns:
         (len(edges) - 1,), which integrates to 1.
     """
-    if part.empty:
+    if not len(part["count"]):
         return np.zeros(len(edges) - 1)
-    left, right, count = (part[key].to_numpy(float) for key in ("bin_left", "bin_right", "count"))
+    left, right, count = (np.asarray(part[key], float) for key in ("bin_left", "bin_right", "count"))
     counts = rebin(left, right, count, edges)
     return counts / max(float(counts.sum()), 1.0) / np.diff(edges)

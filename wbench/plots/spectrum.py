@@ -8,7 +8,7 @@ import numpy as np
 
 from wbench.plots._axes import decade_ticks
 from wbench.plots._grid import Grid, line
-from wbench.plots._steps import at_step, steps_of, with_steps
+from wbench.plots._steps import rows_at, steps_of, with_steps
 from wbench.plots._style import axes_of, empty, layers_of, omitted, parts_of, require, runs_of, style_of, text
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
     layers, runs = layers_of(frame, layer), runs_of(frame)
     title = omitted(frame, layers, layer)
     parts = parts_of(frame, layers, runs, ("step", "index", "singular_value", "stable_rank"))
-    values_of = {name: [parts[name, run]["singular_value"].to_numpy(float) for run in runs] for name in layers}
+    values_of = {name: [parts[name, run]["singular_value"].astype(float) for run in runs] for name in layers}
     ranges = {name: _range(np.concatenate(values)) for name, values in values_of.items()}
     grid = Grid([f"layer {name}" for name in layers], columns=columns)
 
@@ -49,12 +49,13 @@ def spectrum(frame: pd.DataFrame, *, layer: str | None = None, step: int | None 
         traces = []
         for place, name in enumerate(layers):
             for run, index in runs.items():
-                part = at_step(parts[name, run], step).sort_values("index")
-                rank = f"{part['stable_rank'].iloc[0]:.3g}" if len(part) else "not recorded"
-                values = np.maximum(part["singular_value"].to_numpy(float), 10 ** (ranges[name][0] - 1))
+                part = rows_at(parts[name, run], step)
+                order = np.argsort(part["index"], kind="stable")
+                rank = f"{part['stable_rank'][order[0]]:.3g}" if len(order) else "not recorded"
+                values = np.maximum(part["singular_value"][order].astype(float), 10 ** (ranges[name][0] - 1))
                 single = len(layers) == 1
                 traces.append(line(
-                    x=part["index"].to_numpy(), y=values.astype("float32"), mode="lines", line=style_of(index),
+                    x=part["index"][order], y=values.astype("float32"), mode="lines", line=style_of(index),
                     name=(text(run) or "weights") + (f" (stable rank {rank})" if single else ""), legendgroup=run,
                     showlegend=place == 0, **axes_of(place),
                     hovertemplate=f"index %{{x}}<br>singular value %{{y:.4g}}<br>stable rank {rank}",

@@ -11,12 +11,13 @@ import ipywidgets as ipw
 
 from wbench.plots import PALETTE
 from wbench.plots._grid import plain
-from wbench.workbench.panels import ALONE, OVERVIEW, Drawn, Panel
+from wbench.workbench.panels import ALONE, OVERVIEW, Drawn, Look, Panel
 from wbench.workbench.shown import Shown
 from wbench.workbench.toolbar import Toolbar
 from wbench.workbench.trees import close_tree
 from wbench.workbench.widgets import PlotView
 from wbench.workbench.widgets._source import colours
+from wbench.workbench.widgets.figure import as_json
 
 TABS = (("Overview", OVERVIEW), *((panel.title, (panel,)) for panel in ALONE))
 PANELS = tuple(panel for _, panels in TABS for panel in panels)
@@ -67,7 +68,6 @@ class Board:
         """
         self.shown = list(shown)
         self._dirty |= {panel.id for panel in PANELS if tables is None or panel.draws(tables)}
-        self._set_legend()
         self.toolbar.offer(shown)
 
     def redraw(self) -> None:
@@ -93,25 +93,31 @@ class Board:
         Returns:
             Seconds spent.
         """
-        begin, look = time.perf_counter(), self.toolbar.look
+        begin, look, made = time.perf_counter(), self.toolbar.look, []
         for panel in self._on_screen():
             if panel.id not in self._dirty:
                 continue
             self._dirty.discard(panel.id)
-            view = self._views[panel.id]
-            try:
-                with plain():
-                    drawn = self.fillers[panel.id]() if panel.id in self.fillers else panel.draw(self.shown, look)
-            except Exception as error:  # a method's own picture is anybody's code: the panel says it and stays usable
-                drawn = Drawn(None, f"This panel cannot be drawn: {type(error).__name__}: {error}")
-            if drawn.figure is not None and not panel.legend:
-                drawn.figure.update_layout(showlegend=False)
-            self._drawn[panel.id] = drawn
-            view.show(drawn.figure, drawn.caption, revision=f"{panel.id} {look.layer} {look.x} {look.over}")
-            view.cursor = None if look.cursor is None else float(look.cursor)
+            made.append((panel, self._make(panel, look)))
             if time.perf_counter() - begin > budget:
                 break
+        self._set_legend()
+        for panel, (drawn, text) in made:  # one after another: the browser draws in one frame what arrives together
+            view = self._views[panel.id]
+            view.show(text, drawn.caption, revision=f"{panel.id} {look.layer} {look.x} {look.over}")
+            view.cursor = None if look.cursor is None else float(look.cursor)
         return time.perf_counter() - begin
+
+    def _make(self, panel: Panel, look: Look) -> tuple[Drawn, str]:
+        try:
+            with plain():
+                drawn = self.fillers[panel.id]() if panel.id in self.fillers else panel.draw(self.shown, look)
+        except Exception as error:  # a method's own picture is anybody's code: the panel says it and stays usable
+            drawn = Drawn(None, f"This panel cannot be drawn: {type(error).__name__}: {error}")
+        if drawn.figure is not None and not panel.legend:
+            drawn.figure.update_layout(showlegend=False)
+        self._drawn[panel.id] = drawn
+        return drawn, "" if drawn.figure is None else as_json(drawn.figure)
 
     def drawn(self) -> list[tuple[str, Drawn, PlotView]]:
         """Return title, content and view of every panel that has been drawn."""

@@ -226,14 +226,19 @@ NAMES = ("phase", "split", "name")  # columns of the metrics
 # a cursor that moves asks for the same again; runs in the making grow
 @functools.lru_cache(maxsize=6)
 def _joined(chosen: tuple[tuple[str, int, tuple[Readable, ...]], ...], table: str) -> pd.DataFrame:
+    import numpy as np
     import pandas as pd
 
-    frames = [table_of(run, table).assign(run=name, seed=run.seed) for name, _, runs in chosen for run in runs]
-    if not frames:
+    runs = [(colour, run) for _, colour, runs in chosen for run in runs]
+    if not runs:
         return pd.DataFrame()
-    joined = pd.concat(frames, ignore_index=True)
+    frames = [table_of(run, table) for _, run in runs]
+    joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0].copy(deep=False)
     known = {colour: name for name, colour, _ in chosen}
     places = [known.get(place, f"\0{place}") for place in range(max(known) + 1)]
-    joined["run"] = pd.Categorical(joined["run"], categories=places)
+    count = [len(frame) for frame in frames]
+    colours = np.repeat(np.array([colour for colour, _ in runs]), count)
+    joined["run"] = pd.Categorical.from_codes(colours, categories=pd.Index(places))
+    joined["seed"] = np.repeat([run.seed for _, run in runs], count)
     # names as numbers: a long table is cut up by them again and again
     return joined.astype(dict.fromkeys(NAMES, "category")) if table == "metrics" else joined

@@ -13,6 +13,8 @@ STYLE = """<style>
 .wbench-status .widget-html-content, .wbench-error .widget-html-content { white-space: normal; line-height: 1.4; }
 .wbench-knob .widget-label { overflow: hidden; text-overflow: ellipsis; text-align: left; }
 .wbench-knob .widget-hslider { margin-left: 2px; }
+/* a layer of its own for each handle would make the browser sort all that is painted after them, in every frame */
+.wbench-workbench :is(.noUi-handle, .noUi-origin, .noUi-connect, .noUi-connects) { will-change: auto; backface-visibility: visible; }
 .wbench-legend { display: flex; flex-wrap: wrap; gap: 2px 18px; line-height: 1.5; }
 .wbench-key { white-space: nowrap; max-width: 46ch; overflow: hidden; text-overflow: ellipsis; }
 .wbench-swatch { display: inline-block; border-top-width: 3px; border-top-color: var(--light); width: 22px; vertical-align: middle; margin-right: 6px; }

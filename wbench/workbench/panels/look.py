@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wbench.workbench.shown import Shown
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import plotly.graph_objects as go
 
@@ -107,23 +108,37 @@ def at(frame: pd.DataFrame, cursor: int | None) -> tuple[pd.DataFrame, str]:
         frame: With `run` and `step`.
         cursor: The cursor; `None`: the last step.
     """
-    import numpy as np
-
     from wbench.plots._style import codes_of
 
-    codes, names = codes_of(frame["run"])
-    steps = frame["step"].to_numpy()
-    chosen = np.full(len(names), steps.min() if len(steps) else 0)
-    for code in np.unique(codes):
-        own = steps[codes == code]
-        earlier = own if cursor is None else own[own <= cursor]
-        chosen[code] = earlier.max() if len(earlier) else own.min()
-    rows = frame[steps == chosen[codes]]
-    found = sorted({int(step) for step in chosen[np.unique(codes)]})
-    said = " and ".join(f"{step:,}" for step in found[:3]) + ("..." if len(found) > 3 else "")
-    if cursor is None or found == [cursor]:
-        return rows, f"step {said}"
-    return rows, f"step {said}, the nearest record to {cursor:,}"
+    chosen, said = placed(codes_of(frame["run"])[0], frame["step"].to_numpy(), cursor)
+    return frame[chosen], said
+
+
+def placed(runs: np.ndarray, steps: np.ndarray, cursor: int | None) -> tuple[np.ndarray, str]:
+    """Return which records `at` takes, and which step that is in words.
+
+    Args:
+        runs: (records,), a number a run.
+        steps: (records,).
+        cursor: The cursor; `None`: the last step.
+
+    Returns:
+        (records,) of truth values, and the words.
+    """
+    import numpy as np
+
+    chosen, found = np.zeros(len(steps), dtype=bool), set()
+    for run in np.unique(runs):
+        own = runs == run
+        theirs = steps[own]
+        earlier = theirs if cursor is None else theirs[theirs <= cursor]
+        step = int(earlier.max() if len(earlier) else theirs.min())
+        chosen |= own & (steps == step)
+        found.add(step)
+    said = " and ".join(f"{step:,}" for step in sorted(found)[:3]) + ("..." if len(found) > 3 else "")
+    if cursor is None or found == {cursor}:
+        return chosen, f"step {said}"
+    return chosen, f"step {said}, the nearest record to {cursor:,}"
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

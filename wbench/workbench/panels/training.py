@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from wbench.workbench.panels.look import Drawn, Look, Panel, at, listed, quietly
+from wbench.workbench.panels.look import Drawn, Look, Panel, at, listed, placed, quietly
 from wbench.workbench.shown import Shown, frame_of, labels
 
 USUAL = ("train loss", "valid loss", "valid accuracy")
@@ -24,53 +24,75 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     Returns:
         The picture, or why there is none.
     """
+    import numpy as np
+
     from wbench import plots
-    from wbench.plots.metrics import whats_of
+    from wbench.plots._style import codes_of
 
     frame = frame_of(shown, "metrics")
     if frame.empty:
         return Drawn(None, "Press Run, or tick runs in the table below.")
-    frame = frame[frame["split"].isin(SPLITS)]
-    if frame.empty:
+    splits, known = codes_of(frame["split"])
+    of_ours = np.isin(known, SPLITS)[splits]
+    if not of_ours.any():
         return Drawn(None, f"Nothing was measured on {', '.join(SPLITS)} data.")
-    ended = frame[frame["phase"] == END]
-    last = frame.groupby("run", observed=True)["step"].max()
-    without = [run for run in last.index[last == 0] if (ended["run"] == run).any()]
-    during = frame[(frame["phase"] != END) & ~frame["run"].isin(without)]
+    phases, known = codes_of(frame["phase"])
+    at_end = phases == (known.index(END) if END in known else -1)
+    runs, names = codes_of(frame["run"])
+    stepped = np.zeros(len(names), dtype=bool)  # which runs were trained in steps
+    stepped[runs[of_ours & (frame["step"].to_numpy() > 0)]] = True
+    without = [
+        name for code, name in enumerate(names) if not stepped[code] and (of_ours & at_end & (runs == code)).any()
+    ]
+    left_out = np.isin(names, without)[runs]
+    during = frame.take(np.flatnonzero(of_ours & ~at_end & ~left_out))
     if during.empty:  # nothing was trained in steps: the results themselves
-        final = ended.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
-        final = final.astype({"split": str, "name": str})
-        final = final.sort_values("split", key=lambda splits: splits.map(SPLITS.index), kind="stable")
-        said = [f"{run}: {split} {name} {value:.4g}" for run, split, name, value in final.to_numpy()]
-        return Drawn(_bars(final), f"Nothing is trained in steps here. {listed(said, 6)}.", final)
-    known = labels(shown)
-    sizes = {known[item.key]: item.batch_size for item in shown}
+        return _results(frame[of_ours & at_end])
+    sizes = {name: item.batch_size for item in shown for name in (labels(shown)[item.key],)}
     if look.x == "samples":
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
-    _, present = whats_of(during)
-    names = next(filter(None, (tuple(n for n in wanted if n in present) for wanted in (look.metrics, USUAL, present))))
+    whats = _Whats(during)
+    present = whats.names
+    wanted = next(filter(None, (tuple(n for n in some if n in present) for some in (look.metrics, USUAL, present))))
     figure = quietly(
-        plots.metrics, during, names=names, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
+        plots.metrics, during, names=wanted, smooth=look.smooth, seeds=look.seeds, x=look.x, columns=look.whole
     )
     figure.update_layout(meta={"step_axes": _axes(figure) if look.x == "step" else []})
     more = f" Without steps, and not drawn: {listed(without)}." if without else ""
-    return Drawn(figure, _said(during, names[0], look, shown) + more, during)
+    return Drawn(figure, whats.said(wanted[0], look, shown) + more, during)
 
 
-def _said(frame: Any, what: str, look: Look, shown: Sequence[Shown]) -> str:
-    split, _, name = what.partition(" ")
-    rows = frame[(frame["split"] == split) & (frame["name"] == name)]
-    if rows.empty:
-        return ""
-    rows, where = at(rows, look.cursor)
-    parts, known = [], labels(shown)
-    for item in shown:
-        values = rows[rows["run"] == known[item.key]]["value"]
-        if len(values):
-            count = f" (n = {len(values)})" if len(values) > 1 else ""
-            parts.append(f"{item.name} {float(values.mean()):.4g}{count}")
-    smooth = f" Smoothed with weight {look.smooth:g}; the raw line stays, fainter." if look.smooth else ""
-    return f"{what} at {where}: {listed(parts)}.{smooth}"
+def _results(ended: Any) -> Drawn:
+    final = ended.groupby(["run", "split", "name"], observed=True)["value"].mean().reset_index()
+    final = final.astype({"split": str, "name": str})
+    final = final.sort_values("split", key=lambda splits: splits.map(SPLITS.index), kind="stable")
+    said = [f"{run}: {split} {name} {value:.4g}" for run, split, name, value in final.to_numpy()]
+    return Drawn(_bars(final), f"Nothing is trained in steps here. {listed(said, 6)}.", final)
+
+
+class _Whats:
+    # metrics as numbers, to be said in a sentence
+    def __init__(self, frame: Any) -> None:
+        from wbench.plots._style import codes_of
+        from wbench.plots.metrics import whats_of
+
+        self._what, self.names = whats_of(frame)
+        self._runs, self._run_names = codes_of(frame["run"])
+        self._steps, self._values = frame["step"].to_numpy(), frame["value"].to_numpy()
+
+    def said(self, what: str, look: Look, shown: Sequence[Shown]) -> str:
+        rows = self._what == self.names.index(what)
+        runs, values = self._runs[rows], self._values[rows]
+        chosen, where = placed(runs, self._steps[rows], look.cursor)
+        parts, known = [], labels(shown)
+        for item in shown:
+            code = self._run_names.index(known[item.key]) if known[item.key] in self._run_names else -1
+            own = values[chosen & (runs == code)]
+            if len(own):
+                count = f" (n = {len(own)})" if len(own) > 1 else ""
+                parts.append(f"{item.name} {float(own.mean()):.4g}{count}")
+        smooth = f" Smoothed with weight {look.smooth:g}; the raw line stays, fainter." if look.smooth else ""
+        return f"{what} at {where}: {listed(parts)}.{smooth}"
 
 
 def _axes(figure: Any) -> list[str]:

@@ -24,3 +24,28 @@ export function onceAFrame(action) {
   };
   return ask;
 }
+
+// Runs as soon as what is being done is done, once however often it is asked for; on a page that nobody sees, when it is seen again.
+export function soon(action) {
+  const { port1, port2 } = new MessageChannel();
+  const later = onceAFrame(action);
+  let asked = false;
+  port1.onmessage = () => {
+    if (!asked) return;
+    asked = false;
+    action();
+  };
+  const ask = () => {
+    if (document.hidden) later();
+    else if (!asked) {
+      asked = true;
+      port2.postMessage(null);
+    }
+  };
+  ask.cancel = () => {
+    later.cancel();
+    asked = false;
+    port1.close();
+  };
+  return ask;
+}

@@ -28,23 +28,25 @@ function copyBySelection(text) {
   return done;
 }
 
+const around = new WeakMap(); // handle to the name around it; it stays for as long as the handle is there
+
 // One search for all: the page is large, and this runs whenever a slider has drawn itself anew.
 function nameSliders(names) {
   for (const handle of document.querySelectorAll(".noUi-handle")) {
-    const named = namedAround(handle, names);
-    if (!named) continue;
+    const named = around.get(handle) ?? namedAround(handle, names);
+    if (!named || !Object.hasOwn(names, named.name)) continue;
+    around.set(handle, named);
     const { label, valuetext } = names[named.name];
-    const place = [...named.node.querySelectorAll(".noUi-handle")].indexOf(handle);
     write(handle, "aria-label", label);
     for (const [attribute, value] of Object.entries(OWN_KEYS)) write(handle, attribute, value);
-    write(handle, "aria-valuetext", [].concat(valuetext)[place]);
+    write(handle, "aria-valuetext", [].concat(valuetext)[named.place]);
   }
 }
 
 function namedAround(handle, names) {
   for (let node = handle.parentElement; node; node = node.parentElement) {
     const name = [...node.classList].find((one) => Object.hasOwn(names, one));
-    if (name) return { node, name };
+    if (name) return { name, place: [...node.querySelectorAll(".noUi-handle")].indexOf(handle) };
   }
   return undefined;
 }

@@ -1,4 +1,4 @@
-import { element, onceAFrame } from "./elements.js";
+import { element, onceAFrame, soon } from "./elements.js";
 import { picture } from "./picture.js";
 import { plotlyReady } from "./plotly.js";
 import { fileName, save } from "./save.js";
@@ -26,7 +26,7 @@ class Panel {
       element("header", {}, [this.heading, tools]), this.caption, this.problem, this.frame,
     ]);
     el.append(this.root);
-    this.schedule = onceAFrame(() => this.draw());
+    this.schedule = soon(() => this.draw());
     this.fit = onceAFrame(() => this.resize());
     this.watch();
     this.label();
@@ -41,7 +41,10 @@ class Panel {
       this.model.on(events, action);
       return () => this.model.off(events, action);
     };
-    const sizes = new ResizeObserver(() => this.fit());
+    const sizes = new ResizeObserver(([{ contentRect }]) => {
+      this.room = Math.floor(contentRect.width); // asking for it while drawing would lay out the page once a figure
+      this.fit();
+    });
     sizes.observe(this.frame);
     this.disposers = [
       listen("change:name change:caption change:has_csv", () => this.label()),
@@ -104,12 +107,16 @@ class Panel {
       return;
     }
     const figure = recoloured(JSON.parse(text), this.theme);
-    delete figure.layout.width;
-    Object.assign(figure.layout, { autosize: true, uirevision: this.model.get("revision") || figure.layout.uirevision || "kept" });
+    this.width = this.room || this.frame.offsetWidth;
+    const uirevision = this.model.get("revision") || figure.layout.uirevision || "kept";
+    Object.assign(figure.layout, { autosize: !this.width, width: this.width || undefined, uirevision });
     if (this.model.get("height")) figure.layout.height = this.model.get("height");
-    await library.react(this.graph, { ...figure, config: this.model.get("config") });
-    if (!this.listening) this.listen();
-    this.width = this.graph.offsetWidth;
+    const config = this.model.get("config");
+    if (this.config !== config || !this.listening) figure.config = config; // one that is given again is taken in again, for some milliseconds
+    this.config = config;
+    await library.react(this.graph, figure);
+    if (this.listening) return; // the cursor is placed after every drawing
+    this.listen();
     this.placeCursor();
   }
 
@@ -172,10 +179,9 @@ class Panel {
   }
 
   resize() {
-    const width = this.graph.offsetWidth;
-    if (!this.graph.data || !width || width === this.width || this.drawing) return;
-    this.width = width;
-    this.library.Plots.resize(this.graph).catch(() => {}); // hidden meanwhile: the next size is drawn
+    if (!this.graph.data || !this.room || this.room === this.width || this.drawing) return;
+    this.width = this.room;
+    this.library.relayout(this.graph, { width: this.width, autosize: false }).catch(() => {}); // gone meanwhile
   }
 
   async savePicture(format) {
