@@ -10,6 +10,7 @@ from plot_frames import STEPS, recorded
 from wbench import plots
 from wbench.errors import DataError
 from wbench.plots.metrics import smoothed
+from wbench.plots.parallel import brushed
 from wbench.plots.ridge import OVERLAP
 
 
@@ -263,3 +264,12 @@ def test_runs_without_a_finite_result_are_left_out_and_more_than_nine_settings_a
         assert not plots.parallel(pd.DataFrame({"a": [1, 1], "loss": [1.0, 2.0]}), result="loss").data
     with pytest.raises(DataError, match="missing: accuracy"):
         plots.parallel(frame, result="accuracy")
+
+
+def test_brushed_runs_lie_within_every_brushed_axis():
+    frame = pd.DataFrame({"method": ["a", "b", "a"], "lr": [1e-4, 1e-2, 1.0], "loss": [3.0, 2.0, 1.0]})
+    figure = plots.parallel(frame, result="loss")
+    assert brushed(figure, {}).tolist() == [True, True, True]
+    assert brushed(figure, {"lr": [[-2.5, 0.5]]}).tolist() == [False, True, True]  # the axis is logarithmic
+    assert brushed(figure, {"lr": [[-2.5, 0.5]], "method": [[-0.2, 0.2]]}).tolist() == [False, False, True]
+    assert brushed(figure, {"loss": [[0.5, 1.5], [2.5, 3.5]]}).tolist() == [True, False, True]

@@ -183,6 +183,31 @@ def test_the_step_slider_moves_all_panels(notebook):
     notebook.page.get_by_label("which", exact=True).select_option("last value")
 
 
+def test_what_is_brushed_among_settings_and_results_is_ticked_and_shown(notebook):
+    page, keys = notebook.page, "[...document.querySelectorAll('.wbench-key')].map(e => e.innerText)"
+    before = page.evaluate(keys)
+    page.get_by_role("button", name="Settings and results").click()
+    picture = f"{GRAPHS}.find(gd => gd.ariaLabel?.startsWith('Settings') && gd._fullLayout)"
+    notebook.wait(f"({picture})?.querySelector('.axis-brush')")
+    axis = f"[...({picture}).querySelectorAll('.y-axis')].find(e => e.textContent.includes('rank'))"
+    x, top, height = page.evaluate(
+        f"(() => {{ const b = {axis}.querySelector('.axis-brush').getBoundingClientRect(); return [b.x + b.width / 2, b.y, b.height]; }})()"
+    )
+    page.mouse.move(x, top + 2)
+    page.mouse.down()
+    page.mouse.move(x, top + height * 0.2, steps=5)
+    page.mouse.up()
+    notebook.wait(f"{keys}.length === 1 && {keys}[0].includes('rank=5')")  # the largest is at the top
+    notebook.wait(f"{PANEL}.innerText.includes('lie within and are ticked')")
+    ticked = page.locator(".wbench-workbench tbody tr", has=page.locator("input:checked"))
+    assert ["rank=5" in text for text in ticked.all_inner_texts()] == [True]
+    page.mouse.click(x, top + height * 0.6)  # beside the range
+    notebook.wait(f"{keys}.length === {len(before)}")
+    assert page.evaluate(keys) == before
+    page.get_by_role("button", name="Overview").click()
+    notebook.wait(f"({LOSS})?.calcdata?.length")
+
+
 def test_a_slider_of_one_stop_gets_more_while_it_trains(notebook):
     """The panel is fresh: nothing was on display, the slider stands at step 0 alone, and follows what is trained."""
     cells = ["import wbench as wb; bench = wb.Workbench('digits', store=wb.RunStore('fresh')); bench"]

@@ -103,7 +103,7 @@ def test_differences_and_settings_against_results(bench, bench_store):
     bench.actions.differences()
     assert "<code>recipe.lr</code></th><td>1.001</td><td>1.01</td>" in bench.actions.shown.value
     assert "<code>methods</code></th><td>galore</td><td>galore</td><td>baseline</td>" in bench.actions.shown.value
-    drawn = bench.actions.parallel()
+    drawn = bench.parallel.draw()
     frame = drawn.frame.set_index("seed")
     for one in runs[1:3]:
         assert frame.loc[one.seed, "lr"] == one.spec["recipe"]["lr"]
@@ -113,6 +113,38 @@ def test_differences_and_settings_against_results(bench, bench_store):
     bench.board.tabs.value = place
     bench.wait(10)
     assert "drag along an axis" in captions(bench)["Settings and results"]
+
+
+def test_what_is_brushed_among_settings_and_results_is_ticked_and_drawn(bench, bench_store):
+    rates = (1.001, 1.01, 1.1, 1.2)
+    runs = [recorded(bench_store, GALORE, seed=60, recipe=fresh(lr=lr)) for lr in rates]
+    bench.reread()
+    put(bench, GALORE, recipe=fresh(lr=1.2))
+    bench.listing.select([key_of(bench, runs[3])])
+    bench.board.tabs.value = next(value for title, value in bench.board.tabs.options if title == "Settings and results")
+    bench.wait(10)
+    view = next(view for title, _, view in bench.board.drawn() if title == "Settings and results")
+
+    def brush(ranges):
+        view._receive(view, {"kind": "select", "selection": ranges}, [])
+        bench.wait(10)
+
+    within = {key_of(bench, run) for run in runs[1:3]}
+    brush({"lr": [[1.005, 1.15]]})
+    assert set(bench.listing.selected) >= within and key_of(bench, runs[0]) not in bench.listing.selected
+    assert {item.key for item in bench.board.shown} >= within
+    assert "lie within and are ticked" in captions(bench)["Settings and results"]
+    brush({"lr": [[1.0, 1.005], [1.05, 1.15]], "seed": [[59.5, 60.5]]})
+    assert set(bench.listing.selected) == {key_of(bench, runs[0]), key_of(bench, runs[2])}
+    brush({"lr": [[5.0, 6.0]]})
+    assert not bench.listing.selected
+    brush({})
+    assert bench.listing.selected == [key_of(bench, runs[3])]
+    assert "drag along an axis" in captions(bench)["Settings and results"]
+    brush({"lr": [[1.005, 1.15]]})
+    bench.listing.select([key_of(bench, runs[0])])  # by hand, meanwhile
+    brush({})
+    assert bench.listing.selected == [key_of(bench, runs[0])]
 
 
 # --- other kinds ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,25 @@ def parallel(frame: pd.DataFrame, *, result: str) -> go.Figure:
     room = max(90, 30 + 7 * max((len(word) for word in first), default=0))  # words stand to the left of the first axis
     figure.update_layout(margin={"t": 110, "l": room, "r": 40, "b": 30})
     return figure
+
+
+def brushed(figure: go.Figure, ranges: Mapping[str, Sequence[Sequence[float]]]) -> np.ndarray:
+    """Return which runs of a figure of `parallel` lie within what is brushed on its axes.
+
+    Args:
+        figure: From `parallel`.
+        ranges: Label of an axis to its ranges `[low, high]`, in the axis's own numbers, as plotly.js tells them.
+
+    Returns:
+        (runs,) of truth values, in the order of the finite rows of the frame; all true where nothing is brushed.
+    """
+    axes = figure.data[0].dimensions
+    inside = np.ones(len(axes[0]["values"]), dtype=bool)
+    for axis in axes:
+        if axis.label in ranges:
+            values = np.asarray(axis["values"], dtype=float)
+            inside &= np.any([(low <= values) & (values <= high) for low, high in ranges[axis.label]], axis=0)
+    return inside
 
 
 def _axis(values: pd.Series, name: str) -> dict[str, Any]:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as ipw
 
 from wbench.errors import RunError
-from wbench.runs.store import flatten
 from wbench.workbench.background import Background
-from wbench.workbench.controls.knob import AUTO
-from wbench.workbench.names import task_short
-from wbench.workbench.panels import Drawn
-from wbench.workbench.panels.look import quietly
 from wbench.workbench.script import script
 from wbench.workbench.trees import close_tree
 
@@ -107,39 +102,6 @@ class Actions:
         )  # fmt: skip
         self.shown.value = f"<div class='wbench-wide'><table class='wbench-grid'><caption>Settings that differ</caption><tr><th></th>{head}</tr>{rows}</table></div>"
 
-    def parallel(self) -> Drawn:
-        """Return settings against the listed number, for all runs of the task on the controls."""
-        import pandas as pd
-
-        from wbench import plots
-
-        bench = self._bench
-        metric = bench.listing.metric.value
-        task = task_short(bench.setup.task().fingerprint())
-        rows = []
-        for entries in bench.shelf.groups.values():
-            for entry in entries:
-                value = entry.summary.get(metric)
-                if value is None or task_short(entry.task) != task:
-                    continue
-                fields = {f"{m['id']}.{name}": v for m in entry.methods for name, v in m["fields"].items()}
-                told = {**flatten(entry.recipe), **fields}
-                settings = {name: _stop(value) for name, value in told.items()}
-                methods = " + ".join(str(m["id"]) for m in entry.methods) or "baseline"
-                rows.append({"methods": methods, **settings, "seed": entry.seed, metric: value})
-        if len(rows) < 3:
-            return Drawn(None, f"Three runs of {task} or more are needed; there are {len(rows)}.")
-        frame = pd.DataFrame(rows)
-        # of a method's own settings those that differ among its runs: the others say no more than `methods`
-        frame = frame[[name for name in frame.columns if name == metric or frame[name].dropna().map(str).nunique() > 1]]
-        order = ["methods", *(name for name in frame.columns if name not in {"methods", "seed", metric})]
-        frame = frame[[name for name in [*order, "seed", metric] if name in frame.columns]]
-        return Drawn(
-            quietly(plots.parallel, frame, result=metric),
-            f"{len(frame)} runs of {task}; drag along an axis to pick some.",
-            frame,
-        )
-
     def _say(self, text: str) -> None:
         self.said.value = f"<span class='wbench-said' role='status'>{html.escape(text)}</span>" if text else ""
 
@@ -147,9 +109,3 @@ class Actions:
         """End the work in the background and free every widget."""
         self.background.close()
         close_tree(self.box)
-
-
-def _stop(value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return AUTO if value is None else value

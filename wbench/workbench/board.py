@@ -18,6 +18,7 @@ from wbench.workbench.trees import close_tree
 from wbench.workbench.widgets import PlotView
 from wbench.workbench.widgets._source import colours
 from wbench.workbench.widgets.figure import as_json
+from wbench.workbench.widgets.view import Selection
 
 TABS = (("Overview", OVERVIEW), *((panel.title, (panel,)) for panel in ALONE))
 PANELS = tuple(panel for _, panels in TABS for panel in panels)
@@ -37,6 +38,7 @@ class Board:
         fillers: Panel to what draws it, for those that need more than what is on display.
         opened: Called with the first panel of a tab that was opened.
         scrubbed: Called when the cursor has moved.
+        picked: Called with a panel and what was selected in its figure.
     """
 
     def __init__(self, act: Callable[[Callable[[], None]], None]) -> None:
@@ -45,6 +47,7 @@ class Board:
         self.fillers: dict[str, Callable[[], Drawn]] = {}
         self.opened: Callable[[str], None] = lambda _: None
         self.scrubbed: Callable[[], None] = lambda: None
+        self.picked: Callable[[str, Selection], None] = lambda _panel, _selection: None
         self._views: dict[str, PlotView] = {}
         self._dirty: set[str] = set()
         self._drawn: dict[str, Drawn] = {}
@@ -165,6 +168,7 @@ class Board:
                 view.csv = lambda name=panel.id: self._csv(name)  # type: ignore[misc]
                 view.observe(lambda _: self._act(lambda: None), "visible")
                 view.on_pick(lambda x: self._act(lambda: self.toolbar.cursor.set(x)))
+                view.on_select(lambda picked, name=panel.id: self._act(lambda: self.picked(name, picked)))  # type: ignore[misc]
                 self._views[panel.id] = view
                 self._dirty.add(panel.id)
         self.area.children = tuple(self._views[panel.id] for panel in self._panels())

@@ -12,6 +12,7 @@ from wbench.task import Task
 from wbench.training.restore import methods_of, rebuild, task_of
 from wbench.workbench.engine.messages import Landscape
 from wbench.workbench.engine.trainer import Trainer
+from wbench.workbench.jobs import Heard, Jobs
 from wbench.workbench.shown import LiveRun, Shown
 
 
@@ -20,12 +21,12 @@ class Surfaces:
 
     Args:
         trainer: Computes them.
-        number: Gives the next free job number.
+        jobs: What trains.
         task: The task on the controls, for runs of a user's own.
     """
 
-    def __init__(self, trainer: Trainer, number: Callable[[], int], task: Callable[[], Task]) -> None:
-        self._trainer, self._number, self._task = trainer, number, task
+    def __init__(self, trainer: Trainer, jobs: Jobs, task: Callable[[], Task]) -> None:
+        self._trainer, self._jobs, self._task = trainer, jobs, task
         self._found: dict[str, LiveRun] = {}
         self._asked: dict[int, str] = {}
 
@@ -58,7 +59,7 @@ class Surfaces:
                         "task": self._task_of(run), "methods": methods_of(run), "seed": run.seed,
                         "recipe": rebuild(Recipe, run.spec["recipe"]),
                     }  # fmt: skip
-                    job = self._number()
+                    job = self._jobs.number()
                     self._asked[job], self._found[run.id] = run.id, LiveRun(run.seed)
                     self._trainer.refine(job, run.id, given)
                 except WBenchError as error:
@@ -71,28 +72,28 @@ class Surfaces:
         except RunError:
             return self._task()
 
-    def hear(self, message: Landscape, live: LiveRun | None) -> str:
-        """Take in a landscape.
+    def hear(self, message: Landscape) -> Heard:
+        """Take in a landscape, of a run that trains or of one that was asked for.
 
         Args:
             message: The message.
-            live: The run that trains, if it is of that.
 
         Returns:
-            Why it cannot be computed; empty: all is well.
+            What it means for the panel.
         """
         name = self._asked.get(message.job, "")
         if message.last or not message.points:
             self._asked.pop(message.job, None)
         if message.note and not message.points:
-            return f"The landscape cannot be computed: {message.note}"
+            return Heard(f"The landscape cannot be computed: {message.note}", wrong=True, grown={"landscape"})
+        live = self._jobs.live(message.job)
         target = live if live is not None else self._found.get(name)
         if target is not None:
             if message.step is None:
                 target.put_table("landscape", message.frame)
             else:
                 target.add_table("landscape", message.frame.assign(step=message.step))
-        return ""
+        return Heard(grown={"landscape"})
 
     def add(self, shown: Sequence[Shown]) -> None:
         """Put the landscapes beside the runs that they are of.

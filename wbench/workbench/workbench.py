@@ -17,10 +17,12 @@ from wbench.workbench.display import members, on_display, settings_of, startable
 from wbench.workbench.engine.messages import Landscape, Message
 from wbench.workbench.engine.trainer import Trainer
 from wbench.workbench.frame import Frame
-from wbench.workbench.jobs import Heard, Jobs
+from wbench.workbench.jobs import Jobs
 from wbench.workbench.listing import Listing
 from wbench.workbench.loop import Loop
 from wbench.workbench.own import chosen_task
+from wbench.workbench.parallel import Parallel
+from wbench.workbench.rest import Rest
 from wbench.workbench.setup import Setup
 from wbench.workbench.shelf import Shelf
 from wbench.workbench.static import Still
@@ -30,7 +32,6 @@ from wbench.workbench.trees import close_tree
 TICK = 0.1  # seconds between updates while something trains
 SOON = 0.001  # seconds in which the kernel hears what the user does, between panels
 BUDGET = 0.25  # seconds of drawing in one update
-REST = 0.3  # seconds after which a slider has come to rest
 
 
 class Workbench:
@@ -51,6 +52,7 @@ class Workbench:
     Attributes:
         box: The panel.
         act: Does something soon, on the kernel's own thread; what goes wrong is said in the panel.
+        say: Shows a message above the controls.
 
     Raises:
         WBenchError: If task, methods, model or data are not allowed.
@@ -72,8 +74,7 @@ class Workbench:
         self._loop = Loop(self._tick, self._failed)
         self.act = self._loop.act
         self._current = ""  # the configuration that the controls stand for
-        self._resting: float | None = None
-        self._scrubbed_at: float | None = None  # when the cursor moved, where the list of runs follows it
+        self._eager, self._followed = Rest(self.run), Rest(self._relist)  # a slider; the cursor, which the list follows
         self._grown: set[str] = set()
         self._not_before, self._unkept = 0.0, False
         self.trainer = Trainer(self.store)
@@ -81,16 +82,17 @@ class Workbench:
         self.board = Board(self._loop.act)
         self.setup = Setup(chosen, methods, scale, lambda: self._loop.act(self._changed))
         self.listing = Listing(self.shelf, self._loop.act, self._selected)
-        self._surfaces = Surfaces(self.trainer, self._jobs.number, self.setup.task)
+        self._surfaces = Surfaces(self.trainer, self._jobs, self.setup.task)
         self.actions, self.still = Actions(self), Still()
         self.frame = Frame(self.setup.box, self.board.box, self.listing.box, self.actions.box)
-        self.box = self.frame.box
+        self.box, self.say = self.frame.box, self.frame.say
         self.frame.run.on_click(lambda _: self._loop.act(self.run))
         self.frame.stop.on_click(lambda _: self.stop())
         self.frame.face.observe(lambda change: self._loop.act(partial(self._resized, change["new"])), "width")
         self.board.scrubbed = self._scrubbed
         self.board.opened, self.setup.members = self._tab_opened, lambda: members(self.shelf, self.listing.selected)
-        self.board.fillers["settings"] = self.actions.parallel
+        self.parallel = Parallel(self.shelf, self.listing, self.setup.task)
+        self.board.fillers["settings"], self.board.picked = self.parallel.draw, self.parallel.picked
         self.reread()
         self.trainer.warm()
         self._changed()
@@ -125,7 +127,7 @@ class Workbench:
 
     def run(self) -> None:
         """Train what the controls say; what has finished already is shown at once."""
-        self._resting = None
+        self._eager.cancel()
         try:
             given = [self.setup.arguments(seed) for seed in self.setup.seeds]
             jobs = [(arguments, describe(**arguments)) for arguments in given]
@@ -157,7 +159,7 @@ class Workbench:
         """
         end = time.monotonic() + timeout
         self._loop.spin()
-        while self.trainer.busy or self._jobs or self.board.pending or self._resting is not None:
+        while self.trainer.busy or self._jobs or self.board.pending or self._eager.waiting:
             if time.monotonic() > end:
                 raise RunError(f"training has not ended within {timeout:g} s")
             self.trainer.wait(TICK)
@@ -177,18 +179,15 @@ class Workbench:
         if self._grown:
             grown, self._grown = self._grown, set()
             self._show(grown)
-        if self._resting is not None and time.monotonic() >= self._resting:
-            self.run()
-        if self._scrubbed_at is not None and time.monotonic() >= self._scrubbed_at + REST:
-            self._relist()
+        self._eager.tick()
+        self._followed.tick()
         self.actions.background.tick()
         busy = self.trainer.busy
         self.frame.stop.disabled = not busy
         live = busy or bool(self._jobs)
         if self.board.pending and time.perf_counter() >= self._not_before:
-            spent = self.board.draw(
-                BUDGET if live else 0.0
-            )  # at rest panel by panel: the browser draws one while the next is made
+            # at rest panel by panel: the browser draws one while the next is made
+            spent = self.board.draw(BUDGET if live else 0.0)
             # while it trains, half of the kernel's time is the user's
             self._not_before = time.perf_counter() + (min(spent, 0.5) if live else 0.0)
         if self.board.pending and not live:
@@ -196,16 +195,12 @@ class Workbench:
         if self._unkept and not live:
             self._unkept = False
             self.still.soon(self)
-        resting = self._resting is not None or self._scrubbed_at is not None
+        resting = self._eager.waiting or self._followed.waiting
         waiting = resting or self._surfaces.busy or self.actions.background.busy or self.board.pending
         return TICK if live or waiting else None
 
     def _hear(self, message: Message) -> None:
-        if isinstance(message, Landscape):
-            problem = self._surfaces.hear(message, self._jobs.live(message.job))
-            heard = Heard(problem, bool(problem), grown={"landscape"})
-        else:
-            heard = self._jobs.hear(message)
+        heard = self._surfaces.hear(message) if isinstance(message, Landscape) else self._jobs.hear(message)
         self._grown |= heard.grown
         if heard.said:
             self.say(heard.said, wrong=heard.wrong, more=heard.more)
@@ -241,7 +236,7 @@ class Workbench:
         if not self.trainer.busy:
             self.say("Trained before: shown at once." if there else "Not trained yet: press Run.")
         if not there and self.frame.eager.value:
-            self._resting = time.monotonic() + REST
+            self._eager.begin()
         self._show()
 
     def _selected(self) -> None:
@@ -261,7 +256,7 @@ class Workbench:
         self.board.show(shown, tables)
 
     def _relist(self) -> None:
-        self._scrubbed_at = None
+        self._followed.cancel()
         self.listing.refresh(self.board.cursor)
         self._offer_starts()
 
@@ -269,7 +264,8 @@ class Workbench:
         self.setup.offer_starts(startable(self.shelf, [*self.listing.selected, *self.listing.pinned]))
 
     def _scrubbed(self) -> None:
-        self._scrubbed_at = time.monotonic() if self.listing.at_cursor else None
+        if self.listing.at_cursor:
+            self._followed.begin()
 
     def _tab_opened(self, panel: str) -> None:
         self.trainer.landscape(panel == "landscape")
@@ -297,16 +293,6 @@ class Workbench:
         self.setup.put(*settings_of(self.shelf, key))
 
     # words
-
-    def say(self, text: str, *, wrong: bool = False, more: str = "") -> None:
-        """Show a message above the controls.
-
-        Args:
-            text: The message.
-            wrong: Whether something went wrong.
-            more: Details, folded away.
-        """
-        self.frame.say(text, wrong=wrong, more=more)
 
     def _failed(self, error: Exception) -> None:
         self.say(str(error) if isinstance(error, WBenchError) else f"{type(error).__name__}: {error}", wrong=True)
