@@ -198,7 +198,7 @@ def test_what_is_brushed_among_settings_and_results_is_ticked_and_shown(notebook
     page.mouse.move(x, top + height * 0.2, steps=5)
     page.mouse.up()
     notebook.wait(f"{keys}.length === 1 && {keys}[0].includes('rank=5')")  # the largest is at the top
-    notebook.wait(f"{PANEL}.innerText.includes('lie within and are ticked')")
+    notebook.wait(f"{PANEL}.innerText.includes('1 configuration lies within and is ticked')")
     ticked = page.locator(".wbench-workbench tbody tr", has=page.locator("input:checked"))
     assert ["rank=5" in text for text in ticked.all_inner_texts()] == [True]
     page.mouse.click(x, top + height * 0.6)  # beside the range

@@ -12,7 +12,10 @@ from wbench.plots._style import AXIS, TITLE, look, shape_of, spaces, tail, text
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TICKS = 4  # at most so many on an axis of a small panel; its labels are a third of the time that a browser needs for it
+TICKS = {
+    "x": 4,
+    "y": 5,
+}  # at most so many on an axis of a small panel: labels are a third of what a browser has to do for it
 _PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 
 
@@ -78,13 +81,23 @@ class Grid:
         self.layout: dict[str, Any] = {"annotations": []}
         across, down = spaces(self.width, self.rows)
         wide, high = (1 - across * (self.width - 1)) / self.width, (1 - down * (self.rows - 1)) / self.rows
-        few = {"nticks": TICKS} if self.width > 1 else {}
+        few = {name: {"nticks": count} if self.width > 1 else {} for name, count in TICKS.items()}
         for place, title in enumerate(titles):
             row, column = divmod(place, self.width)
             left, top = column * (wide + across), 1 - row * (high + down)
             end = str(place + 1) if place else ""
-            self.layout[f"xaxis{end}"] = {**AXIS, **few, "domain": [left, min(1.0, left + wide)], "anchor": f"y{end}"}
-            self.layout[f"yaxis{end}"] = {**AXIS, **few, "domain": [max(0.0, top - high), top], "anchor": f"x{end}"}
+            self.layout[f"xaxis{end}"] = {
+                **AXIS,
+                **few["x"],
+                "domain": [left, min(1.0, left + wide)],
+                "anchor": f"y{end}",
+            }
+            self.layout[f"yaxis{end}"] = {
+                **AXIS,
+                **few["y"],
+                "domain": [max(0.0, top - high), top],
+                "anchor": f"x{end}",
+            }
             self.layout["annotations"].append({
                 "text": text(tail(str(title), room or TITLE[self.width])), "x": left + wide / 2, "y": top, "xref": "paper", "yref": "paper",
                 "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}, "hovertext": text(title),

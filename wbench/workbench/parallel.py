@@ -77,8 +77,14 @@ class Parallel:
     def _said(self) -> str:
         if self._before is None:
             return "drag along an axis to pick some: they are ticked, and drawn over one another in every panel."
-        more = f", of which {MOST} are drawn" if len(self._inside) > MOST else ""
-        return f"{len(self._inside)} configurations lie within and are ticked{more}; click beside the range to take it off."
+        count = len(self._inside)
+        what = (
+            "1 configuration lies within and is ticked"
+            if count == 1
+            else f"{count} configurations lie within and are ticked"
+        )
+        more = f", of which {MOST} are drawn" if count > MOST else ""
+        return f"{what}{more}; click beside the range to take it off."
 
     def _table(self, metric: str, task: str) -> tuple[Any, list[str]]:
         import pandas as pd
