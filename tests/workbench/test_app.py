@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,11 +112,44 @@ def test_the_server_is_on_this_machine_alone_wants_its_token_and_ends_with_ctrl_
     assert not psutil.pid_exists(seen["pid"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_whatever_ends_the_command_ends_the_server_and_its_kernels(tmp_path, number):
+    pytest.importorskip("voila")
+    package = os.path.dirname(os.path.dirname(wb.__file__))
+    env = {**os.environ, "PYTHONPATH": package, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "wbench.cli", "app", f"--port={18_870 + number}", "--no-browser"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        address = re.search(r"http://[^\s;]+", process.stdout.readline())[0]
+        cookies = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        end, page = time.monotonic() + 90, ""
+        while not page and time.monotonic() < end:
+            try:
+                page = cookies.open(address, timeout=60).read(2000)  # the notebook, which starts a kernel
+            except OSError:
+                time.sleep(0.3)
+        while time.monotonic() < end:
+            ours = psutil.Process(process.pid).children(recursive=True)
+            if any("ipykernel" in " ".join(one.cmdline()) for one in ours):
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail("no kernel was started")
+        process.send_signal(number)
+        assert process.wait(30) == (-number if number == signal.SIGKILL else 128 + number)
+        assert not psutil.wait_procs(ours, timeout=20)[1]
+        assert number == signal.SIGKILL or not list(tmp_path.glob("wbench-app-*"))
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_token_that_is_not_given_is_new_each_time(monkeypatch):
     seen = []
 
     class Server:
-        def __init__(self, command, env):
+        def __init__(self, command, env, stdin):
             folder = next(part for part in command if part.startswith("--Voila.config_file_paths=")).partition("=")[2]
             seen.append(json.loads((Path(folder) / "voila.json").read_text())["Voila"]["token"])
             assert not [part for part in command if seen[-1] in part]  # other users see the command line

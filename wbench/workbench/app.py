@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from wbench.method import get
 from wbench.tasks import find_task
 
 SHARE = Path(__file__).parent / "share"
+ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def serve(
@@ -62,25 +66,44 @@ def serve(
             "JUPYTER_PATH": os.pathsep.join(filter(None, [str(SHARE), os.environ.get("JUPYTER_PATH")])),
         }
         command = [
-            sys.executable, "-m", "voila", str(notebook), "--template=wbench", "--Voila.ip=127.0.0.1", f"--port={port}",
+            sys.executable, "-m", "wbench.workbench.served", str(notebook), "--template=wbench", "--Voila.ip=127.0.0.1", f"--port={port}",
             f"--Voila.config_file_paths={folder}", "--show_tracebacks=True", *([] if browser else ["--no-browser"]),
         ]  # fmt: skip
-        process = subprocess.Popen(command, env=env)
+        process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE)
         address = f"http://127.0.0.1:{port}/?token={token}"
         try:
-            if ready is not None:
-                ready(process, address)
-            else:
-                print(f"the workbench is at {address}; Ctrl-C ends it", flush=True)
-            return process.wait()
+            with ended_in_order():
+                if ready is not None:
+                    ready(process, address)
+                else:
+                    print(f"the workbench is at {address}; Ctrl-C ends it", flush=True)
+                return process.wait()
         except KeyboardInterrupt:
             return 0
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(20)  # it ends its kernels first
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Leave the block by an exception where this process is asked to end, or its terminal is closed, so that it can clean up."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = {number: signal.signal(number, leave) for number in ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def prepared(folder: Path, parameters: dict[str, Any]) -> Path:
