@@ -34,6 +34,7 @@ class Still:
         self._handle: Any = None
         self._images: dict[str, tuple[str, str]] = {}
         self._said = ""
+        self._missing: set[str] = set()  # panels whose pictures have not come yet
 
     def place(self) -> None:
         """Make room for it below the panel."""
@@ -42,7 +43,7 @@ class Still:
         self._handle = display(HTML(self._page()), display_id=True)
 
     def soon(self, bench: Workbench) -> None:
-        """Take pictures of the panels: from the browser where there is one, and one page of the run itself.
+        """Take pictures of the panels: from the browser where there is one, else one page of the run itself.
 
         Args:
             bench: The workbench.
@@ -51,20 +52,27 @@ class Still:
             return
         _give_back()
         self._said = bench.board.shown[0].name if bench.board.shown else ""
-        self._images = {SHEET: (sheet_of(bench), "Loss, weights, spectrum and relative updates.")}
-        for title, drawn, view in bench.board.drawn():
+        panels, self._images = bench.board.drawn(), {}
+        self._missing = {title for title, _, _ in panels}
+        for title, drawn, view in panels:
             caption = drawn.caption
             view.unobserve_all("png")
             view.observe(
                 lambda change, title=title, caption=caption: self._arrived(title, caption, change["new"]), "png"
             )
             view.snapshot(SCALE)
-        self._update()
+        if not any(view.visible for _, _, view in panels):  # no browser, as far as it is known
+            self._images = {SHEET: (sheet_of(bench), "Loss, weights, spectrum and relative updates.")}
+            self._update()
 
     def _arrived(self, title: str, caption: str, png: str) -> None:
+        if not png:  # it has been asked for
+            return
+        self._missing.discard(title)
         if png.startswith("data:image/png;base64,"):
             self._images.pop(SHEET, None)
             self._images[title] = (png, caption)
+        if not self._missing and self._images:  # the page draws megabytes anew at each change: once is enough
             self._update()
 
     def _update(self) -> None:

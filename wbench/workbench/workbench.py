@@ -30,6 +30,7 @@ from wbench.workbench.surfaces import Surfaces
 from wbench.workbench.trees import close_tree
 
 TICK = 0.1  # seconds between updates while something trains
+HASTE = 0.01  # while a run stops, which the user waits for
 SOON = 0.001  # seconds in which the kernel hears what the user does, between panels
 BUDGET = 0.25  # seconds of drawing in one update
 
@@ -182,10 +183,10 @@ class Workbench:
         self._eager.tick()
         self._followed.tick()
         self.actions.background.tick()
-        busy = self.trainer.busy
+        busy, stopping = self.trainer.busy, self.trainer.stopping
         self.frame.stop.disabled = not busy
         live = busy or bool(self._jobs)
-        if self.board.pending and time.perf_counter() >= self._not_before:
+        if self.board.pending and not stopping and time.perf_counter() >= self._not_before:
             # at rest panel by panel: the browser draws one while the next is made
             spent = self.board.draw(BUDGET if live else 0.0)
             # while it trains, half of the kernel's time is the user's
@@ -197,7 +198,7 @@ class Workbench:
             self.still.soon(self)
         resting = self._eager.waiting or self._followed.waiting
         waiting = resting or self._surfaces.busy or self.actions.background.busy or self.board.pending
-        return TICK if live or waiting else None
+        return HASTE if stopping else TICK if live or waiting else None
 
     def _hear(self, message: Message) -> None:
         heard = self._surfaces.hear(message) if isinstance(message, Landscape) else self._jobs.hear(message)

@@ -169,6 +169,12 @@ class Trainer:
             return bool(self._open)
 
     @property
+    def stopping(self) -> bool:
+        """Whether a run has been told to stop and has not yet."""
+        with self._news:
+            return bool(self._stopping)
+
+    @property
     def pid(self) -> int | None:
         """The worker process, where there is one."""
         with self._news:
@@ -269,10 +275,8 @@ class Trainer:
             for key in list(self._open if self._closed else self._stopping):
                 self._stopped(key, "it did not stop by itself and was ended with its process; nothing of it is kept")
             began = [key for key, job in self._open.items() if job.started is not None]
-            if not line.heard:
-                began = list(self._open)
-            elif not began and not line.orderly:
-                began = list(self._open)[:1]
+            if not line.heard or (not began and not line.orderly):
+                began = list(self._open)[: 1 if line.heard else None]
             for key in began:
                 del self._open[key]
                 self._post(Failed(key, type(error).__name__, str(error), ""))

@@ -222,6 +222,8 @@ class Panel {
 // Typed arrays and numbers as JSON knows them.
 const plain = (value) => (ArrayBuffer.isView(value) ? Array.from(value) : value ?? null);
 
+const pageIdle = () => new Promise((resolve) => (globalThis.requestIdleCallback ?? setTimeout)(resolve));
+
 export default () => {
   const panels = new Set(); // one for each place where this widget is shown
 
@@ -234,8 +236,10 @@ export default () => {
 
   async function snapshot(model, { scale }) {
     if (!model.get("figure")) return;
+    await pageIdle(); // a picture takes a good part of a second: whatever the user does goes first
     const [panel] = panels;
-    const image = await picture(await plotlyReady(), model.get("figure"), panel?.graph, { format: "png", scale });
+    const made = picture(await plotlyReady(), model.get("figure"), panel?.graph, { format: "png", scale });
+    const image = await made.catch((error) => `${error?.message ?? error}`); // the kernel waits for one word of each panel
     model.set("png", image);
     model.save_changes();
   }
