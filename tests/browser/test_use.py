@@ -102,6 +102,7 @@ def test_a_configuration_that_has_finished_is_shown_at_once_in_every_panel(noteb
     for key, rank in (("ArrowRight", 5), ("ArrowLeft", 4), ("ArrowRight", 5), ("ArrowLeft", 4)):
         notebook.becomes("bench.board.pending", False)
         notebook.page.wait_for_timeout(300)  # the browser draws what was sent last
+        assert notebook.page.evaluate(f"{on_screen}.length") == 4
         handle.focus()
         legend = f"document.querySelector('.wbench-legend').textContent.includes('rank={rank}')"
         press_key = partial(handle.press, key)

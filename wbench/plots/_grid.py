@@ -12,10 +12,7 @@ from wbench.plots._style import AXIS, TITLE, look, shape_of, spaces, tail, text
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TICKS = {
-    "x": 4,
-    "y": 5,
-}  # at most so many on an axis of a small panel: labels are a third of what a browser has to do for it
+TICKS = {"x": 4, "y": 5}  # at most, in small panels: labels are a third of what a browser has to do for a panel
 _PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 
 

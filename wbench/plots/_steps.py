@@ -38,9 +38,7 @@ def at_step(frame: pd.DataFrame, step: int) -> pd.DataFrame:
     """
     if "step" not in frame.columns or frame.empty:
         return frame
-    steps = frame["step"].to_numpy()
-    earlier = steps[steps <= step]
-    return frame[steps == (earlier.max() if len(earlier) else steps.min())]
+    return frame[_chosen(frame["step"].to_numpy(), step)]
 
 
 def rows_at(part: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
@@ -53,9 +51,13 @@ def rows_at(part: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
     steps = part.get("step")
     if steps is None or not len(steps):
         return part
-    earlier = steps[steps <= step]
-    rows = steps == (earlier.max() if len(earlier) else steps.min())
+    rows = _chosen(steps, step)
     return {name: values[rows] for name, values in part.items()}
+
+
+def _chosen(steps: np.ndarray, step: int) -> np.ndarray:
+    earlier = steps[steps <= step]
+    return np.asarray(steps == (earlier.max() if len(earlier) else steps.min()))
 
 
 def with_steps(figure: go.Figure, steps: Sequence[int], traces_at: Callable[[int], list[Any]]) -> go.Figure:

@@ -17,7 +17,6 @@ from wbench.workbench.toolbar import Toolbar
 from wbench.workbench.trees import close_tree
 from wbench.workbench.widgets import PlotView
 from wbench.workbench.widgets._source import colours
-from wbench.workbench.widgets.figure import as_json
 from wbench.workbench.widgets.view import Selection
 
 TABS = (("Overview", OVERVIEW), *((panel.title, (panel,)) for panel in ALONE))
@@ -105,13 +104,13 @@ class Board:
             if time.perf_counter() - begin > budget:
                 break
         self._set_legend()
-        for panel, (drawn, text) in made:  # one after another: the browser draws in one frame what arrives together
+        for panel, drawn in made:  # one after another: the browser draws in one frame what arrives together
             view = self._views[panel.id]
-            view.show(text, drawn.caption, revision=f"{panel.id} {look.layer} {look.x} {look.over}")
+            view.show(drawn.figure, drawn.caption, revision=f"{panel.id} {look.layer} {look.x} {look.over}")
             view.cursor = None if look.cursor is None else float(look.cursor)
         return time.perf_counter() - begin
 
-    def _make(self, panel: Panel, look: Look) -> tuple[Drawn, str]:
+    def _make(self, panel: Panel, look: Look) -> Drawn:
         try:
             with plain():
                 drawn = self.fillers[panel.id]() if panel.id in self.fillers else panel.draw(self.shown, look)
@@ -120,7 +119,7 @@ class Board:
         if drawn.figure is not None and not panel.legend:
             drawn.figure.update_layout(showlegend=False)
         self._drawn[panel.id] = drawn
-        return drawn, "" if drawn.figure is None else as_json(drawn.figure)
+        return drawn
 
     def drawn(self) -> list[tuple[str, Drawn, PlotView]]:
         """Return title, content and view of every panel that has been drawn."""

@@ -70,21 +70,17 @@ class Parallel:
             self._listing.select(self._inside)
         elif self._before is not None:
             before, self._before = self._before, None
-            self._listing.select(
-                before if ticked == self._inside else ticked
-            )  # what was ticked by hand meanwhile stays
+            by_hand = ticked != self._inside  # it stays
+            self._listing.select(ticked if by_hand else before)
 
     def _said(self) -> str:
         if self._before is None:
             return "drag along an axis to pick some: they are ticked, and drawn over one another in every panel."
         count = len(self._inside)
-        what = (
-            "1 configuration lies within and is ticked"
-            if count == 1
-            else f"{count} configurations lie within and are ticked"
-        )
+        what = "1 configuration lies" if count == 1 else f"{count} configurations lie"
+        verb = "is" if count == 1 else "are"
         more = f", of which {MOST} are drawn" if count > MOST else ""
-        return f"{what}{more}; click beside the range to take it off."
+        return f"{what} within and {verb} ticked{more}; click beside the range to take it off."
 
     def _table(self, metric: str, task: str) -> tuple[Any, list[str]]:
         import pandas as pd

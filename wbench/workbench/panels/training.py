@@ -48,8 +48,9 @@ def curves(shown: Sequence[Shown], look: Look) -> Drawn:
     during = frame.take(np.flatnonzero(of_ours & ~at_end & ~left_out))
     if during.empty:  # nothing was trained in steps: the results themselves
         return _results(frame[of_ours & at_end])
-    sizes = {name: item.batch_size for item in shown for name in (labels(shown)[item.key],)}
     if look.x == "samples":
+        called = labels(shown)
+        sizes = {called[item.key]: item.batch_size for item in shown}
         during = during.assign(samples=during["step"] * during["run"].astype(str).map(sizes).fillna(1).astype(int))
     whats = _Whats(during)
     present = whats.names

@@ -65,15 +65,15 @@ class PlotView(anywidget.AnyWidget):
         self._csv = give
         self.has_csv = give is not None
 
-    def show(self, figure: go.Figure | str | None, caption: str = "", revision: str = "") -> None:
+    def show(self, figure: go.Figure | None, caption: str = "", revision: str = "") -> None:
         """Draw a figure; where nothing changed nothing is sent.
 
         Args:
-            figure: Any, with frames and sliders if it has them, or its text from `as_json`; `None` clears the panel.
+            figure: Any, with frames and sliders if it has them; `None` clears the panel.
             caption: One sentence with the numbers.
             revision: While it stays the same, zoom and hidden legend entries are kept.
         """
-        text = figure if isinstance(figure, str) else "" if figure is None else as_json(figure)
+        text = "" if figure is None else as_json(figure)
         with self.hold_sync():
             self.figure, self.caption, self.revision = text, caption, revision
 
