@@ -50,6 +50,11 @@ def test_the_density_can_be_seen_on_a_log_axis_and_back(frames: dict[str, pd.Dat
     assert set(linear) == set(log) == {f"yaxis{n}.{key}" for n in ("", "2", "3") for key in ("type", "range")}
     assert log["yaxis.range"][1] == pytest.approx(np.log10(figure.layout.yaxis.range[1]), abs=0.3)
     assert list(linear["yaxis.range"]) == list(figure.layout.yaxis.range)
+    for scale, button in (("linear", linear), ("log", log)):  # or once for all, without buttons
+        given = plots.histogram(frames["histogram"], scale=scale)
+        assert not given.layout.updatemenus
+        for axis in ("yaxis", "yaxis2", "yaxis3"):
+            assert (given.layout[axis].type, list(given.layout[axis].range)) == (scale, list(button[f"{axis}.range"]))
 
 
 def test_spectra_are_the_tables_on_a_log_axis_with_the_stable_rank(frames: dict[str, pd.DataFrame]) -> None:

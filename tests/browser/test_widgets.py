@@ -4,54 +4,9 @@ from pathlib import Path
 
 import pytest
 from lab import open_notebook
+from page import GRAPHS, LIBRARY, LOSS, SETUP, WEIGHTS, plot_of, view
 
 pytestmark = pytest.mark.browser
-
-SETUP = """
-import ipywidgets as W, numpy as np, plotly.graph_objects as go
-from wbench.workbench.widgets import Face, PlotlyLibrary, PlotView
-from wbench.workbench.widgets.figure import as_json
-from wbench.plots._style import colour_of, layout, style_of
-
-def lines(count=6, end=1.0):
-    figure = layout(go.Figure(), height=260)
-    x = np.arange(100)
-    for i in range(count):
-        figure.add_trace(go.Scatter(x=x, y=i + end * x, line=style_of(i), name=f"run {i}", fillcolor=colour_of(i, 0.2)))
-    return figure.update_layout(meta={"step_axes": ["x"]}, xaxis_title="step")
-
-def stepped(steps):
-    x = np.linspace(-1, 1, 9)
-    figure = layout(go.Figure(go.Scatter(x=x, y=steps[-1] * x)), height=240)
-    figure.frames = [go.Frame(name=str(s), data=[go.Scatter(x=x, y=s * x)]) for s in steps]
-    buttons = [{"label": str(s), "method": "animate", "args": [[str(s)], {"mode": "immediate"}]} for s in steps]
-    return figure.update_layout(sliders=[{"active": len(steps) - 1, "steps": buttons}])
-
-def brushed():
-    rng = np.random.default_rng(0)
-    axes = [{"label": name, "values": rng.random(20)} for name in ("rank", "loss")]
-    return layout(go.Figure(go.Parcoords(dimensions=axes)), height=240)
-
-library = PlotlyLibrary()
-loss, weights, runs, spare = PlotView("Loss"), PlotView("Weights"), PlotView("Runs"), PlotView("Spare")
-loss.csv = lambda: "step,loss\\n0,1.5\\n"
-loss.show(lines(), "It falls to 0.2.", "a")
-weights.show(stepped([1, 2, 3]), "Their density.", "a")
-runs.show(brushed(), "Twenty of them.")
-picked, chosen = [], []
-loss.on_pick(picked.append)
-runs.on_select(chosen.append)
-face = Face()
-rate = W.FloatLogSlider(value=1e-3, min=-5, max=0, description="lr").add_class("knob-lr")
-face.names = {"knob-lr": {"label": "learning rate", "valuetext": "0.001"}}
-spare_box = W.VBox([spare], layout={"display": "none"})
-grid = W.GridBox([loss, weights, runs], layout={"grid_template_columns": "minmax(0,1fr) minmax(0,1fr)"})
-display(W.VBox([library, face, rate, grid, spare_box]))
-"""
-GRAPHS = "[...document.querySelectorAll('.js-plotly-plot')]"
-LIBRARY = "globalThis[Symbol.for('wbench.plotly')].ready()"
-LOSS = f"{GRAPHS}.find(gd => gd.ariaLabel.startsWith('Loss'))"
-WEIGHTS = f"{GRAPHS}.find(gd => gd.ariaLabel.startsWith('Weights'))"
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +22,6 @@ def opened(lab, browser):
 def notebook(opened):
     yield opened
     opened.check()
-
-
-def plot_of(notebook, graph):
-    """Return left, top, width and height of a figure's plot, in pixels of the page."""
-    return notebook.page.evaluate(
-        f"""(() => {{ const gd = {graph}, box = gd.getBoundingClientRect(), {{ xaxis, yaxis }} = gd._fullLayout;
-        return [box.x + xaxis._offset, box.y + yaxis._offset, xaxis._length, yaxis._length]; }})()"""
-    )
-
-
-def view(notebook, name):
-    return notebook.page.locator("section.wbench-view").filter(
-        has=notebook.page.get_by_role("heading", name=name, exact=True)
-    )
 
 
 def test_figures_have_a_name_a_sentence_and_their_numbers(notebook):
@@ -119,6 +60,67 @@ def test_zoom_and_hidden_lines_survive_new_data_and_end_with_the_revision(notebo
     notebook.python("loss.show(lines(), 'It falls to 0.2.', 'b')")
     notebook.wait(f"() => {LOSS}._fullLayout.xaxis.range[0] < 1")
     assert page.evaluate(f"{LOSS}._fullData.every(t => t.visible === true)")
+
+
+def test_a_figure_that_comes_back_is_not_drawn_again(notebook):
+    page = notebook.page
+    page.evaluate(
+        "document.addEventListener('wbench-drawn', ({ target }) => { window.seen ||= target.innerText.startsWith('Loss'); })"
+    )
+
+    def seen(act):
+        page.evaluate("window.seen = false")
+        act()
+        notebook.wait("() => window.seen")
+
+    def show(end, graph=None):
+        seen(lambda: notebook.python(f"loss.show(lines(end={end}), 'To {end}.', 'kept', stays=True)"))
+        notebook.wait(f"() => Math.abs({LOSS}._fullData[0].y[1] - {end}) < 1e-6")
+        return page.evaluate_handle(LOSS) if graph is None else page.evaluate(f"graph => graph === {LOSS}", graph)
+
+    one, other = show(1.5), show(2.5)
+    page.evaluate("graphs => graphs.forEach(gd => gd.on('plotly_afterplot', () => window.drawings++))", [one, other])
+    page.evaluate("window.drawings = 0")
+    notebook.python("loss.cursor = 20")
+    assert show(1.5, one) and show(2.5, other)
+    assert page.evaluate("window.drawings") == 0
+    assert page.get_by_role("img", name="Loss. To 2.5.").is_visible()
+    notebook.wait(f"() => {LOSS}.parentElement.querySelectorAll('.wbench-view-lines > div').length === 1")
+    notebook.python("loss.cursor = None; loss.show(None)")
+    notebook.wait(f"() => {GRAPHS}.length === 2")  # with nothing between them
+    assert show(1.5, one)
+    assert page.evaluate("window.drawings") == 0
+    seen(lambda: notebook.theme("dark"))
+    show(2.5)
+    assert page.evaluate(f"{LOSS}._fullLayout.font.color").upper() == "#E6E6E6"
+    seen(lambda: notebook.theme("light"))
+    graphs = page.evaluate_handle("new Set()")
+    for end in range(3, 23):
+        show(end)
+        page.evaluate(f"graphs => graphs.add({LOSS})", graphs)
+    assert page.evaluate("graphs => graphs.size", graphs) == 8  # the oldest is drawn into again
+
+
+def test_zoom_holds_for_figures_that_come_back_too(notebook):
+    page = notebook.page
+    for end in (1.0, 2.0):
+        notebook.python(f"loss.show(lines(end={end}), 'To {end}.', 'zoomed', stays=True)")
+        notebook.wait(f"() => {LOSS}._fullData[0].y[1] === {end}")
+    x, y, width, height = plot_of(notebook, LOSS)
+    page.mouse.move(x + 0.2 * width, y + 0.5 * height)
+    page.mouse.down()
+    page.mouse.move(x + 0.6 * width, y + 0.5 * height, steps=5)
+    page.mouse.up()
+    notebook.wait(f"() => {LOSS}._fullLayout.xaxis.range[0] > 10")
+    zoomed = page.evaluate(f"{LOSS}._fullLayout.xaxis.range")
+    for revision, expected in (("zoomed", zoomed), ("other", None)):
+        for end in (1.0, 2.0, 1.0):
+            notebook.python(f"loss.show(lines(end={end}), 'To {end}.', {revision!r}, stays=True)")
+            notebook.wait(f"() => {LOSS}._fullData[0].y[1] === {end}")
+            notebook.wait("begin => " + f"({LOSS}._fullLayout.xaxis.range[0] > 10) === begin", expected is not None)
+            assert expected is None or page.evaluate(f"{LOSS}._fullLayout.xaxis.range") == expected
+    notebook.python("loss.show(lines(), 'It falls to 0.2.', 'b')")
+    notebook.wait(f"() => {LOSS}._fullData[0].y[1] === 1")
 
 
 def test_cursor_moves_over_step_axes_without_a_new_drawing(notebook):

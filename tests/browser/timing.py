@@ -12,8 +12,9 @@ FILE = ROOT / "benchmarks" / "results" / "workbench.json"
 
 WATCH = """
 () => { window.wbenchDraws = (graphs) => {
-  // from now on until each of these graphs has been drawn
-  window.wbenchDrawn = Promise.all(graphs.map((graph) => new Promise((resolve) => graph.once('plotly_afterplot', resolve))));
+  // from now on until each of the panels that these graphs stand in shows another picture
+  window.wbenchDrawn = Promise.all(graphs.map((graph) => new Promise((resolve) =>
+    graph.closest('section').addEventListener('wbench-drawn', resolve, { once: true }))));
 }; window.wbenchTime = async ({ event, selector, done, seconds, drawn }) => {
   // from the event on an element that matches, until what was awaited is drawn and an expression is true, in milliseconds;
   // looked at in each frame only after the drawing, as a page that is asked in each frame has to make one

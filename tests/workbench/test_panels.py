@@ -20,7 +20,7 @@ PANELS = {panel.id: panel for panel in (*OVERVIEW, *ALONE)}
 LOOKS = {
     "newest": Look(), "cursor": Look(cursor=7), "before": Look(cursor=-5), "layer": Look(layer="head"),
     "unknown layer": Look(layer="nothing"), "smooth": Look(smooth=0.9), "lines": Look(seeds="lines", smooth=0.5), "samples": Look(x="samples"),
-    "steps": Look(over="steps", cursor=6), "chosen": Look(metrics=("test accuracy", "train loss", "no such")),
+    "steps": Look(over="steps", cursor=6), "log": Look(over="log"), "chosen": Look(metrics=("test accuracy", "train loss", "no such")),
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -47,7 +47,13 @@ def rebin(left: np.ndarray, right: np.ndarray, count: np.ndarray, edges: np.ndar
 
 
 def histogram(
-    frame: pd.DataFrame, *, layer: str | None = None, bins: int = 80, step: int | None = None, columns: int = 3
+    frame: pd.DataFrame,
+    *,
+    layer: str | None = None,
+    bins: int = 80,
+    step: int | None = None,
+    columns: int = 3,
+    scale: Literal["linear", "log"] | None = None,
 ) -> go.Figure:
     """Draw the density of weights, layer by layer; runs share bins and axes, a slider scrubs the steps.
 
@@ -57,6 +63,7 @@ def histogram(
         bins: Bins of the picture, over the range of all its runs and steps.
         step: Only the state there (the nearest earlier one that was recorded), without a slider; the bins stay those of all steps.
         columns: Panels side by side.
+        scale: Of the density; default: linear, with buttons that change it.
 
     Returns:
         A figure.
@@ -91,22 +98,25 @@ def histogram(
 
     steps = steps_of(frame) if step is None else [step]
     states = {step: traces_at(step) for step in steps}
-    linear: dict[str, Any] = {}
-    log: dict[str, Any] = {}
+    scales: dict[str, dict[str, Any]] = {"linear": {}, "log": {}}
     for place, name in enumerate(layers):
         axis = axes_of(place)["yaxis"].replace("y", "yaxis")
-        linear |= {f"{axis}.type": "linear", f"{axis}.range": [0, 1.05 * high[name]]}
-        log |= {f"{axis}.type": "log", f"{axis}.range": np.log10([0.7 * low[name], 1.5 * high[name]]).tolist()}
+        ends = {"linear": [0, 1.05 * high[name]], "log": np.log10([0.7 * low[name], 1.5 * high[name]]).tolist()}
+        for kind, end in ends.items():
+            scales[kind] |= {f"{axis}.type": kind, f"{axis}.range": end}
         grid.axis("x", place, "weight", range=edges[name][[0, -1]].tolist())
-        grid.axis("y", place, "" if grid.column(place) else "density (1 / weight)", range=[0, 1.05 * high[name]])
-    scales = [("linear density", linear), ("log density", log)]
-    grid.layout["updatemenus"] = [{
-        "type": "buttons", "direction": "right", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 27, "t": 0},
-        "font": {"size": 12}, "showactive": True,
-        "buttons": [{"label": label, "method": "relayout", "args": [settings]} for label, settings in scales],
-    }]  # fmt: skip
-    grid.layout["margin"] = {"l": 75, "r": 30, "t": 80 + 25 * bool(title), "b": 60}
-    figure = grid.figure((), height=135 + 270 * grid.rows, title=title, legend=len(runs) > 1)
+        title_y = "" if grid.column(place) else "density (1 / weight)"
+        grid.axis("y", place, title_y, type=scale or "linear", range=ends[scale or "linear"])
+    if scale is None:
+        grid.layout["updatemenus"] = [{
+            "type": "buttons", "direction": "right", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 27, "t": 0},
+            "font": {"size": 12}, "showactive": True,
+            "buttons": [{"label": f"{kind} density", "method": "relayout", "args": [settings]} for kind, settings in scales.items()],
+        }]  # fmt: skip
+        grid.layout["margin"] = {"l": 75, "r": 30, "t": 80 + 25 * bool(title), "b": 60}
+    figure = grid.figure(
+        (), height=(135 if scale is None else 100) + 270 * grid.rows, title=title, legend=len(runs) > 1
+    )
     return with_steps(figure, steps, states.__getitem__)
 
 

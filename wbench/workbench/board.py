@@ -106,7 +106,8 @@ class Board:
         self._set_legend()
         for panel, drawn in made:  # one after another: the browser draws in one frame what arrives together
             view = self._views[panel.id]
-            view.show(drawn.figure, drawn.caption, revision=f"{panel.id} {look.layer} {look.x} {look.over}")
+            revision = f"{panel.id} {look.layer} {look.x} {look.over}"
+            view.show(drawn.figure, drawn.caption, revision, stays=not any(item.live for item in self.shown))
             view.cursor = None if look.cursor is None else float(look.cursor)
         return time.perf_counter() - begin
 

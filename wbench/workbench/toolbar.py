@@ -14,7 +14,7 @@ from wbench.workbench.shown import Shown, recorded, table_of
 NARROW = 1250  # pixels below which panels stand one below the other; the same as in the style
 TIGHT = 1100  # and those below which only two small figures stand side by side
 LARGEST = "the largest few"
-OVER = [("at the cursor", "cursor"), ("over the steps", "steps")]
+OVER = [("at the cursor", "cursor"), ("at the cursor, log density", "log"), ("over the steps", "steps")]
 SEEDS = [("interval", "interval"), ("all lines", "lines")]
 
 
@@ -37,9 +37,9 @@ class Toolbar:
     ) -> None:
         self.cursor, self._setting = Cursor(act, moved), False
         self.width = NARROW
-        self.layer = _menu("layers", [LARGEST], 210, 42)
-        self.over, self.seeds = _menu("weights", OVER, 200, 58), _menu("seeds", SEEDS, 145, 40)
-        self.axis = _menu("x axis", ["step", "samples"], 150, 46)
+        self.layer = _menu("layers", [LARGEST], 190, 42)
+        self.over, self.seeds = _menu("weights", OVER, 244, 52), _menu("seeds", SEEDS, 140, 40)
+        self.axis = _menu("x axis", ["step", "samples"], 135, 46)
         self.smooth = ipw.FloatSlider(
             value=0.0, min=0.0, max=0.99, step=0.01, description="smoothing", readout_format=".2f",
             style={"description_width": "76px"}, layout={"width": "250px"},

@@ -25,7 +25,7 @@ class Look:
         smooth: Weight of the moving average of curves; 0: none.
         seeds: Seeds as one line with an interval, or each by itself.
         x: Horizontal axis of curves.
-        over: Weights and spectra of all at the cursor, or over the steps.
+        over: Weights and spectra of all at the cursor (`log`: densities on a log axis), or over the steps.
         columns: Panels side by side in a figure that has half of the width.
         whole: The same in one that has all of the width.
         metrics: Metrics in runs without steps, and others, as `split name`; empty: what is usual.
@@ -36,7 +36,7 @@ class Look:
     smooth: float = 0.0
     seeds: Literal["interval", "lines"] = "interval"
     x: Literal["step", "samples"] = "step"
-    over: Literal["cursor", "steps"] = "cursor"
+    over: Literal["cursor", "log", "steps"] = "cursor"
     columns: int = 2
     whole: int = 3
     metrics: tuple[str, ...] = ()

@@ -30,7 +30,8 @@ def weights(shown: Sequence[Shown], look: Look) -> Drawn:
         return Drawn(figure, f"Density over the steps, the newest strongest; same bins and axes.{_seeds(shown)}", frame)
     rows, where = at(frame, look.cursor)
     step = int(frame["step"].max()) if look.cursor is None else look.cursor
-    figure = quietly(plots.histogram, frame, layer=layer, step=step, columns=look.columns)
+    scale = "log" if look.over == "log" else "linear"
+    figure = quietly(plots.histogram, frame, layer=layer, step=step, columns=look.columns, scale=scale)
     return Drawn(figure, f"Weights at {where}; shared bins.{_seeds(shown)}", rows)
 
 
@@ -59,7 +60,7 @@ def spectrum(shown: Sequence[Shown], look: Look) -> Drawn:
         step = int(frame["step"].max()) if look.cursor is None else look.cursor
         figure = quietly(plots.spectrum, frame, layer=layer, step=step, columns=look.columns)
     said = f"Singular values at {where}; stable ranks {ranks.min():.3g} to {ranks.max():.3g}.{_seeds(shown)}"
-    return Drawn(figure, said, rows if look.over == "cursor" else frame)
+    return Drawn(figure, said, frame if look.over == "steps" else rows)
 
 
 def _layer(frame: Any, look: Look) -> str | None:

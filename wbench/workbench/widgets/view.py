@@ -38,6 +38,7 @@ class PlotView(anywidget.AnyWidget):
     height = traitlets.Int(0, help="Pixels; 0: as the figure says.").tag(sync=True)
     figure = traitlets.Unicode(help="The figure as JSON; empty: none.").tag(sync=True)
     revision = traitlets.Unicode(help="While it stays, so do zoom and hidden lines.").tag(sync=True)
+    stays = traitlets.Bool(False, help="Whether the figure may come back: its drawing waits for that.").tag(sync=True)
     cursor = traitlets.Float(None, allow_none=True, help="Where step axes have a line.").tag(sync=True)
     config = traitlets.Dict(help="plotly.js's configuration.").tag(sync=True)
     has_csv = traitlets.Bool(False).tag(sync=True)
@@ -65,17 +66,18 @@ class PlotView(anywidget.AnyWidget):
         self._csv = give
         self.has_csv = give is not None
 
-    def show(self, figure: go.Figure | None, caption: str = "", revision: str = "") -> None:
+    def show(self, figure: go.Figure | None, caption: str = "", revision: str = "", stays: bool = False) -> None:
         """Draw a figure; where nothing changed nothing is sent.
 
         Args:
             figure: Any, with frames and sliders if it has them; `None` clears the panel.
             caption: One sentence with the numbers.
             revision: While it stays the same, zoom and hidden legend entries are kept.
+            stays: Whether the figure may come back: the browser keeps its drawing then and does not draw it again.
         """
         text = "" if figure is None else as_json(figure)
         with self.hold_sync():
-            self.figure, self.caption, self.revision = text, caption, revision
+            self.figure, self.caption, self.revision, self.stays = text, caption, revision, stays
 
     def on_pick(self, callback: Callable[[float], None]) -> None:
         """Call a function with x when a point over a step axis is clicked.

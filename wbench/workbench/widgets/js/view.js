@@ -1,3 +1,4 @@
+import { Drawings, canWait } from "./drawing.js";
 import { element, onceAFrame, soon } from "./elements.js";
 import { picture } from "./picture.js";
 import { plotlyReady } from "./plotly.js";
@@ -18,7 +19,7 @@ class Panel {
       this.csvButton,
     ];
     this.problem = element("p", { className: "wbench-view-problem", hidden: true, attributes: { role: "alert" } });
-    this.graph = element("div", { className: "wbench-view-graph", attributes: { role: "img" } });
+    this.drawings = new Drawings(this.heard());
     this.lines = element("div", { className: "wbench-view-lines", attributes: { "aria-hidden": "true" } });
     this.frame = element("div", { className: "wbench-view-frame" }, [this.graph, this.lines]);
     const tools = element("span", { className: "wbench-view-tools" }, this.buttons);
@@ -48,7 +49,7 @@ class Panel {
     sizes.observe(this.frame);
     this.disposers = [
       listen("change:name change:caption change:has_csv", () => this.label()),
-      listen("change:figure change:revision change:height change:config", () => this.refresh()),
+      listen("change:figure change:revision change:height change:config change:stays", () => this.refresh()),
       listen("change:cursor", () => this.placeCursor()),
       listen("msg:custom", (message) => this.receive(message)),
       watchTheme(() => {
@@ -84,11 +85,12 @@ class Panel {
     try {
       await this.drawNewest();
       this.say("");
+      this.root.dispatchEvent(new Event("wbench-drawn", { bubbles: true }));
     } catch (error) {
       this.say(`This picture could not be drawn: ${error?.message ?? error}`);
     }
     this.drawing = false;
-    if (this.gone) this.purge();
+    if (this.gone) this.drawings.purge();
     else if (this.stale && this.onScreen) this.schedule();
   }
 
@@ -101,23 +103,33 @@ class Panel {
     this.theme = themeOf(this.root);
     if (this.gone) return;
     for (const button of this.buttons) button.disabled = !text;
-    this.graph.style.minHeight = `${this.model.get("height") || (text ? 0 : 200)}px`;
+    this.frame.style.minHeight = `${this.model.get("height") || (text ? 0 : 200)}px`;
     if (!text) {
-      this.purge();
+      this.drawings.clear();
+      this.lines.replaceChildren();
       return;
     }
-    const figure = recoloured(JSON.parse(text), this.theme);
     this.width = this.room || this.frame.offsetWidth;
-    const uirevision = this.model.get("revision") || figure.layout.uirevision || "kept";
-    Object.assign(figure.layout, { autosize: !this.width, width: this.width || undefined, uirevision });
-    if (this.model.get("height")) figure.layout.height = this.model.get("height");
-    const config = this.model.get("config");
-    if (this.config !== config || !this.listening) figure.config = config; // one that is given again is taken in again, for some milliseconds
-    this.config = config;
-    await library.react(this.graph, figure);
-    if (this.listening) return; // the cursor is placed after every drawing
-    this.listen();
+    const [height, revision, config] = ["height", "revision", "config"].map((name) => this.model.get(name));
+    this.seeAs(`${this.theme} ${this.width} ${height} ${JSON.stringify(config)}`, revision);
+    const stays = this.model.get("stays") && !this.changed;
+    if (!this.drawings.back(text, stays)) {
+      const figure = recoloured(JSON.parse(text), this.theme);
+      const uirevision = revision || figure.layout.uirevision || "kept";
+      Object.assign(figure.layout, { autosize: !this.width, width: this.width || undefined, uirevision });
+      if (height) figure.layout.height = height;
+      const drawing = await this.drawings.draw(library, figure, config);
+      Object.assign(drawing, { text, stays: stays && canWait(figure, text) });
+    }
+    this.label();
     this.placeCursor();
+  }
+
+  // Drawings of another theme or size are of no use; what the user has changed in one holds for all that come, up to the next revision.
+  seeAs(look, revision) {
+    if (look !== this.look || revision !== this.revision) this.drawings.forget();
+    if (revision !== this.revision) this.changed = false;
+    Object.assign(this, { look, revision });
   }
 
   say(text) {
@@ -125,22 +137,28 @@ class Panel {
     this.problem.hidden = !text;
   }
 
-  purge() {
-    if (this.graph.data) this.library.purge(this.graph);
-    this.graph.classList.remove("js-plotly-plot");
-    this.listening = false;
-    this.lines.replaceChildren();
+  heard() {
+    const changes = () => {
+      if (this.drawings.seen.fitting) return;
+      this.changed = true;
+      this.drawings.forget();
+    };
+    return {
+      plotly_afterplot: () => this.placeCursor(),
+      plotly_relayouting: () => this.placeCursor(),
+      plotly_relayout: changes,
+      plotly_restyle: ([change]) => {
+        changes();
+        if (Object.keys(change).some((key) => key.includes("constraintrange"))) this.select(this.ranges());
+      },
+      plotly_click: ({ points }) => this.pick(points),
+      plotly_selected: (event) => this.select((event?.points ?? []).map(({ customdata }) => plain(customdata))),
+      plotly_deselect: () => this.select([]),
+    };
   }
 
-  listen() {
-    this.listening = true;
-    for (const event of ["plotly_afterplot", "plotly_relayouting"]) this.graph.on(event, () => this.placeCursor());
-    this.graph.on("plotly_click", ({ points }) => this.pick(points));
-    this.graph.on("plotly_selected", (event) => this.select((event?.points ?? []).map(({ customdata }) => plain(customdata))));
-    this.graph.on("plotly_deselect", () => this.select([]));
-    this.graph.on("plotly_restyle", ([change]) => {
-      if (Object.keys(change).some((key) => key.includes("constraintrange"))) this.select(this.ranges());
-    });
+  get graph() {
+    return this.drawings.seen.graph;
   }
 
   get stepAxes() {
@@ -179,9 +197,9 @@ class Panel {
   }
 
   resize() {
-    if (!this.graph.data || !this.room || this.room === this.width || this.drawing) return;
+    if (!this.drawings.seen.drawn || !this.room || this.room === this.width || this.drawing) return;
     this.width = this.room;
-    this.library.relayout(this.graph, { width: this.width, autosize: false }).catch(() => {}); // gone meanwhile
+    this.drawings.seen.fit(this.width);
   }
 
   async savePicture(format) {
@@ -214,7 +232,7 @@ class Panel {
     this.schedule.cancel();
     this.fit.cancel();
     this.disposers.forEach((dispose) => dispose());
-    if (!this.drawing) this.purge();
+    if (!this.drawing) this.drawings.purge();
     this.root.remove();
   }
 }
