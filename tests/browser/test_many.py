@@ -53,8 +53,8 @@ def test_eight_runs_of_5000_steps_are_drawn_over_one_another(lab, browser):
     last = boxes.nth(7)
     for number in range(4):
         notebook.becomes("bench.board.pending", False)
+        notebook.wait(f"{whole}.length === 4")
         notebook.page.wait_for_timeout(400)  # the browser draws what was sent last
-        assert notebook.page.evaluate(f"{whole}.length") == 4
         done = f"document.querySelectorAll('.wbench-key').length === {7 + (number + 1) % 2}"
         took = timed(notebook.page, last.click, event="click", selector="tbody input", done=done, graphs=whole)
         times += [took] if number % 2 == 0 else []  # eight are drawn, then seven

@@ -104,8 +104,8 @@ def test_a_configuration_that_has_finished_is_shown_at_once_in_every_panel(noteb
         *(("ArrowLeft", rank, "again") for rank in (6, 5, 4)),
     ):
         notebook.becomes("bench.board.pending", False)
+        notebook.wait(f"{on_screen}.length === 4")
         notebook.page.wait_for_timeout(300)  # the browser draws what was sent last
-        assert notebook.page.evaluate(f"{on_screen}.length") == 4
         handle.focus()
         legend = f"document.querySelector('.wbench-legend').textContent.includes('rank={rank}')"
         press_key = partial(handle.press, key)

@@ -59,10 +59,9 @@ def test_one_cursor_moves_all_panels(board, runs):
 
 def test_the_cursor_stays_while_steps_are_added(runs):
     board = Board(lambda do: do())
-    board.show([item(runs, "plain", 0, until=5)])
-    assert board.toolbar.cursor.at == 5
-    board.show([item(runs, "plain", 0, until=9)])
-    assert board.toolbar.cursor.at == 9
+    for until in (5, 9):
+        board.show([item(runs, "plain", 0, until=until)])
+        assert drawn(board).toolbar.cursor.at == until
     board.toolbar.cursor.set(5)
     board.show([item(runs, "plain", 0)])
     assert (board.cursor, board.toolbar.cursor.at) == (5, 5)

@@ -100,7 +100,7 @@ def look(height: int, title: str, legend: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "template": "none", "height": height, "autosize": True, "showlegend": legend, "paper_bgcolor": "white",
         "plot_bgcolor": "white", "font": {"family": FONT, "size": 13, "color": INK}, "hoverlabel": {"namelength": -1},
-        "margin": {"l": 75, "r": 30, "t": 75 if title else 45, "b": 60},
+        "margin": {"l": 80, "r": 30, "t": 75 if title else 45, "b": 60},
         "legend": {"x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"},
     }  # fmt: skip
     if title:

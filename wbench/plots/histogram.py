@@ -113,7 +113,7 @@ def histogram(
             "font": {"size": 12}, "showactive": True,
             "buttons": [{"label": f"{kind} density", "method": "relayout", "args": [settings]} for kind, settings in scales.items()],
         }]  # fmt: skip
-        grid.layout["margin"] = {"l": 75, "r": 30, "t": 80 + 25 * bool(title), "b": 60}
+        grid.layout["margin"] = {"l": 80, "r": 30, "t": 80 + 25 * bool(title), "b": 60}
     figure = grid.figure(
         (), height=(135 if scale is None else 100) + 270 * grid.rows, title=title, legend=len(runs) > 1
     )

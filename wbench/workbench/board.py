@@ -50,7 +50,7 @@ class Board:
         self._views: dict[str, PlotView] = {}
         self._dirty: set[str] = set()
         self._drawn: dict[str, Drawn] = {}
-        self._tab = 0
+        self._tab, self._unoffered = 0, False
         self.toolbar = Toolbar(act, self.redraw, self._moved)
         self.tabs = ipw.ToggleButtons(options=[(title, place) for place, (title, _) in enumerate(TABS)], value=0)
         self.tabs.add_class("wbench-tabs")
@@ -70,7 +70,9 @@ class Board:
         """
         self.shown = list(shown)
         self._dirty |= {panel.id for panel in PANELS if tables is None or panel.draws(tables)}
-        self.toolbar.offer(shown)
+        self._unoffered = True
+        if self.cursor is not None:  # it may have to go to another step before anything is drawn
+            self._offer()
 
     def redraw(self) -> None:
         """Draw everything anew, as the user wants to see it otherwise."""
@@ -109,7 +111,13 @@ class Board:
             revision = f"{panel.id} {look.layer} {look.x} {look.over}"
             view.show(drawn.figure, drawn.caption, revision, stays=not any(item.live for item in self.shown))
             view.cursor = None if look.cursor is None else float(look.cursor)
+        self._offer()  # while the browser draws: it reads tables for the steps
         return time.perf_counter() - begin
+
+    def _offer(self) -> None:
+        if self._unoffered:
+            self._unoffered = False
+            self.toolbar.offer(self.shown)
 
     def _make(self, panel: Panel, look: Look) -> Drawn:
         try:
