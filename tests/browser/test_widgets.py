@@ -90,6 +90,13 @@ def test_a_figure_that_comes_back_is_not_drawn_again(notebook):
     notebook.wait(f"() => {GRAPHS}.length === 2")  # with nothing between them
     assert show(1.5, one)
     assert page.evaluate("window.drawings") == 0
+    x, y, width, height = plot_of(notebook, LOSS)
+    page.mouse.move(x + 0.5 * width, y + 0.5 * height, steps=3)
+    notebook.wait(f"() => {LOSS}.querySelector('.hoverlayer .hovertext')")
+    show(2.5)
+    page.mouse.move(2, 2)
+    assert show(1.5, one)
+    assert page.evaluate(f"{LOSS}.querySelectorAll('.hoverlayer .hovertext').length") == 0
     seen(lambda: notebook.theme("dark"))
     show(2.5)
     assert page.evaluate(f"{LOSS}._fullLayout.font.color").upper() == "#E6E6E6"

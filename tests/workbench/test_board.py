@@ -1,6 +1,7 @@
 """The board: one cursor, one legend, only what has changed is drawn, and the numbers behind each figure."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -66,6 +67,23 @@ def test_the_cursor_stays_while_steps_are_added(runs):
     board.show([item(runs, "plain", 0)])
     assert (board.cursor, board.toolbar.cursor.at) == (5, 5)
     board.close()
+
+
+def test_the_scale_of_the_densities_stays_when_another_configuration_is_shown(board, runs):
+    board.toolbar.over.value = "log"
+    for name in ("plain", "galore"):
+        board.show([item(runs, name, 0)])
+        axes = json.loads(view(drawn(board), "histogram").figure)["layout"]
+        assert axes["yaxis"]["type"] == axes["yaxis2"]["type"] == "log"
+    board.toolbar.over.value = "cursor"
+    assert json.loads(view(drawn(board), "histogram").figure)["layout"]["yaxis"]["type"] == "linear"
+
+
+def test_what_trains_does_not_stay_in_the_browser_and_what_has_finished_does(board, runs):
+    drawn(board)
+    assert view(board, "curves").stays
+    board.show([item(runs, "plain", 0), item(runs, "galore", 1, until=9)])
+    assert not view(drawn(board), "curves").stays
 
 
 def test_only_panels_whose_tables_have_grown_are_drawn_anew(board, runs):

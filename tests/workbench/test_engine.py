@@ -155,7 +155,7 @@ def test_a_stop_before_the_worker_is_there_leaves_nothing(trainer, store):
 
 
 def test_a_landscape_changes_no_bit_of_the_run_and_is_refined_after_it(trainer, store, tmp_path):
-    recipe, methods = RECIPE.model_copy(update={"steps": 150}), [Noisy()]
+    recipe, methods = RECIPE.model_copy(update={"steps": 600}), [Noisy()]  # enough for one on a busy machine
     trainer.landscape(True)
     messages = train(trainer, digits(methods=methods, recipe=recipe, every=5))
     messages += until(trainer, lambda m: isinstance(m, Landscape) and m.last)

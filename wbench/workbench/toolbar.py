@@ -38,11 +38,11 @@ class Toolbar:
         self.cursor, self._setting = Cursor(act, moved), False
         self.width = NARROW
         self.layer = _menu("layers", [LARGEST], 190, 42)
-        self.over, self.seeds = _menu("weights", OVER, 244, 52), _menu("seeds", SEEDS, 140, 40)
+        self.over, self.seeds = _menu("weights", OVER, 254, 52), _menu("seeds", SEEDS, 140, 40)
         self.axis = _menu("x axis", ["step", "samples"], 135, 46)
         self.smooth = ipw.FloatSlider(
             value=0.0, min=0.0, max=0.99, step=0.01, description="smoothing", readout_format=".2f",
-            style={"description_width": "76px"}, layout={"width": "250px"},
+            style={"description_width": "76px"}, layout={"width": "240px"},
             tooltip="Weight of an exponential moving average; 0: the line as recorded.",
         )  # fmt: skip
         self.smooth.add_class("wbench-smooth")

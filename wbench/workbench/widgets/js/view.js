@@ -1,4 +1,4 @@
-import { Drawings, canWait } from "./drawing.js";
+import { Drawings } from "./drawing.js";
 import { element, onceAFrame, soon } from "./elements.js";
 import { picture } from "./picture.js";
 import { plotlyReady } from "./plotly.js";
@@ -118,8 +118,7 @@ class Panel {
       const uirevision = revision || figure.layout.uirevision || "kept";
       Object.assign(figure.layout, { autosize: !this.width, width: this.width || undefined, uirevision });
       if (height) figure.layout.height = height;
-      const drawing = await this.drawings.draw(library, figure, config);
-      Object.assign(drawing, { text, stays: stays && canWait(figure, text) });
+      await this.drawings.draw(library, text, figure, config, stays);
     }
     this.label();
     this.placeCursor();
