@@ -88,6 +88,7 @@ def test_a_figure_that_comes_back_is_not_drawn_again(notebook):
     notebook.wait(f"() => {LOSS}.parentElement.querySelectorAll('.wbench-view-lines > div').length === 1")
     notebook.python("loss.cursor = None; loss.show(None)")
     notebook.wait(f"() => {GRAPHS}.length === 2")  # with nothing between them
+    assert view(notebook, "Loss").locator(".wbench-view-graph").get_attribute("aria-label") == "Loss"
     assert show(1.5, one)
     assert page.evaluate("window.drawings") == 0
     x, y, width, height = plot_of(notebook, LOSS)

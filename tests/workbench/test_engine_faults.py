@@ -188,11 +188,18 @@ def test_a_trainer_that_nobody_holds_any_more_ends_its_process(store):
 
 
 PARENT = """
-    import os, time
+    import atexit, os, time
+
+    lines = []
+    # the first that is registered is called last, after multiprocessing has waited for what runs
+    atexit.register(lambda: print(len(lines), flush=True))
+
     import wbench as wb
-    from wbench.workbench.engine import Rows, Trainer
+    from wbench.workbench.engine import Rows, Trainer, trainer as made_in
 
     if __name__ == "__main__":
+        made = made_in.Line
+        made_in.Line = lambda *args: lines.append(made(*args)) or lines[-1]
         trainer = Trainer(wb.RunStore("runs"))
         trainer.start([(0, {"task": "digits", "recipe": wb.Recipe(steps=200_000)})])
         while not any(isinstance(message, Rows) for message in trainer.drain()):
@@ -219,6 +226,9 @@ def test_no_process_outlives_the_parent(tmp_path, end):
             process.kill()
         assert process.wait(30) == (-signal.SIGKILL if "sleep" in end else 0)
         assert gone_within(session, 2)
+        assert process.stdout.read() == (
+            "" if "sleep" in end else "1\n"
+        )  # no other worker instead of the one that was ended
     finally:
         for pid in [one.pid for one in psutil.process_iter() if _session(one.pid) == process.pid]:
             os.kill(pid, signal.SIGKILL)

@@ -111,7 +111,8 @@ class Board:
             revision = f"{panel.id} {look.layer} {look.x} {look.over}"
             view.show(drawn.figure, drawn.caption, revision, stays=not any(item.live for item in self.shown))
             view.cursor = None if look.cursor is None else float(look.cursor)
-        self._offer()  # while the browser draws: it reads tables for the steps
+        if self._unoffered:
+            self._act(self._offer)  # while the browser draws: it reads tables for the steps
         return time.perf_counter() - begin
 
     def _offer(self) -> None:

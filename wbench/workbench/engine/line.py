@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import pickle
@@ -142,6 +143,26 @@ def environment(threads: int | None) -> dict[str, str]:
     from wbench.study.pool import thread_variables
 
     return {**os.environ, **(thread_variables(threads) if threads is not None else {})}
+
+
+def at_exit(method: Callable[[], None]) -> Callable[[], None]:
+    """Call a method when the interpreter ends, if its object still lives: before multiprocessing waits for processes that run.
+
+    Args:
+        method: Bound.
+
+    Returns:
+        What `atexit.unregister` takes.
+    """
+    weak = weakref.WeakMethod(method)
+
+    def leave() -> None:
+        call = weak()
+        if call is not None:
+            call()
+
+    atexit.register(leave)
+    return leave
 
 
 def weakly(me: weakref.ref[T], method: Callable[[T, Line, Any], None]) -> Callable[[Line, Any], None]:

@@ -17,7 +17,7 @@ from wbench.machine import find_gpus, physical_memory
 from wbench.runs import RunStore
 from wbench.runs.local import LocalPlace
 from wbench.study.process import WorkerDiedError
-from wbench.workbench.engine.line import Line, environment, weakly
+from wbench.workbench.engine.line import Line, at_exit, environment, weakly
 from wbench.workbench.engine.messages import Ended, Failed, Message, Ready, Refused, Rows, Started
 from wbench.workbench.engine.sources import sources
 from wbench.workbench.engine.worker import work
@@ -64,7 +64,7 @@ class Trainer:
         self._sources: dict[str, str] = {}
         self._landscape = self._closed = False
         self._end = weakref.finalize(self, _close_all, self._lines)
-        atexit.register(self._end)  # before multiprocessing's own, which would wait for the worker
+        self._leave = at_exit(self.close)  # not its lines alone: it would begin another in place of one that ends
 
     def warm(self) -> None:
         """Start the worker process, so that the next run begins in a moment."""
@@ -197,7 +197,7 @@ class Trainer:
         with self._news:
             self._closed = True
         self._end()
-        atexit.unregister(self._end)
+        atexit.unregister(self._leave)
         with self._news:
             for key in list(self._open):
                 self._stopped(key, "the trainer was closed")

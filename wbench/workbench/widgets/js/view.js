@@ -84,6 +84,8 @@ class Panel {
     [this.drawing, this.stale] = [true, false];
     try {
       await this.drawNewest();
+      this.label();
+      this.placeCursor();
       this.say("");
       this.root.dispatchEvent(new Event("wbench-drawn", { bubbles: true }));
     } catch (error) {
@@ -106,7 +108,6 @@ class Panel {
     this.frame.style.minHeight = `${this.model.get("height") || (text ? 0 : 200)}px`;
     if (!text) {
       this.drawings.clear();
-      this.lines.replaceChildren();
       return;
     }
     this.width = this.room || this.frame.offsetWidth;
@@ -120,8 +121,6 @@ class Panel {
       if (height) figure.layout.height = height;
       await this.drawings.draw(library, text, figure, config, stays);
     }
-    this.label();
-    this.placeCursor();
   }
 
   // Drawings of another theme or size are of no use; what the user has changed in one holds for all that come, up to the next revision.
