@@ -208,9 +208,8 @@ def test_what_is_brushed_among_settings_and_results_is_ticked_and_shown(notebook
     notebook.wait(f"{PANEL}.innerText.includes('1 configuration lies within and is ticked')")
     ticked = page.locator(".wbench-workbench tbody tr", has=page.locator("input:checked"))
     assert ["rank=7" in text for text in ticked.all_inner_texts()] == [True]
-    page.mouse.click(
-        x, top + height * 0.5
-    )  # beside the range, and between two values: there a click takes the value in
+    # beside the range, and between two values: on one a click takes the value in
+    page.mouse.click(x, top + height * 0.5)
     notebook.wait(f"{keys}.length === {len(before)}")
     assert page.evaluate(keys) == before
     page.get_by_role("button", name="Overview").click()

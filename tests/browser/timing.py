@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab import ROOT
 
-FILE = ROOT / "benchmarks" / "results" / "workbench.json"
+FILE = ROOT / "benchmarks" / "workbench.json"
 
 WATCH = """
 () => { window.wbenchDraws = (graphs) => {

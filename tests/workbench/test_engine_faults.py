@@ -226,9 +226,8 @@ def test_no_process_outlives_the_parent(tmp_path, end):
             process.kill()
         assert process.wait(30) == (-signal.SIGKILL if "sleep" in end else 0)
         assert gone_within(session, 2)
-        assert process.stdout.read() == (
-            "" if "sleep" in end else "1\n"
-        )  # no other worker instead of the one that was ended
+        # no other worker in place of the one that was ended
+        assert process.stdout.read() == ("" if "sleep" in end else "1\n")
     finally:
         for pid in [one.pid for one in psutil.process_iter() if _session(one.pid) == process.pid]:
             os.kill(pid, signal.SIGKILL)

@@ -116,9 +116,8 @@ class Board:
         return time.perf_counter() - begin
 
     def _offer(self) -> None:
-        if self._unoffered:
-            self._unoffered = False
-            self.toolbar.offer(self.shown)
+        self._unoffered = False
+        self.toolbar.offer(self.shown)
 
     def _make(self, panel: Panel, look: Look) -> Drawn:
         try:

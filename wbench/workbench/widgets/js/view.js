@@ -64,8 +64,13 @@ class Panel {
     this.heading.textContent = name;
     this.caption.textContent = caption;
     this.csvButton.hidden = !this.model.get("has_csv");
-    this.graph.setAttribute("aria-label", [name, caption].filter(Boolean).join(". "));
     for (const button of this.buttons) button.setAttribute("aria-label", `${name}: save as ${button.textContent}`);
+    this.nameGraph();
+  }
+
+  nameGraph() {
+    const said = ["name", "caption"].map((part) => this.model.get(part));
+    this.graph.setAttribute("aria-label", said.filter(Boolean).join(". "));
   }
 
   see(onScreen) {
@@ -84,7 +89,7 @@ class Panel {
     [this.drawing, this.stale] = [true, false];
     try {
       await this.drawNewest();
-      this.label();
+      this.nameGraph();
       this.placeCursor();
       this.say("");
       this.root.dispatchEvent(new Event("wbench-drawn", { bubbles: true }));
